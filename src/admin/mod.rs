@@ -1,0 +1,192 @@
+//! The admin endpoint: probes, metrics, status, drain. HTTP/1 on the control runtime.
+
+mod health;
+mod status;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tracing::{debug, info};
+
+use crate::drain::Drain;
+use crate::metrics::Metrics;
+use crate::net::listener::Listener;
+use crate::proxy::Proxy;
+use crate::upstream::Upstream;
+use health::Health;
+
+/// Time for a client to send a request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+const TEXT: &str = "text/plain; charset=utf-8";
+/// Prometheus' text exposition format.
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+const HTML: &str = "text/html; charset=utf-8";
+const JSON: &str = "application/json";
+
+/// The result of dialling every gateway: one line, good or bad.
+pub type DeepCheck = Pin<Box<dyn Future<Output = Result<String, String>> + Send>>;
+
+/// What the endpoint speaks of.
+pub struct Parts {
+    /// The registry to print.
+    pub metrics: Arc<Metrics>,
+    /// The number of log lines dropped so far.
+    pub log_lines_dropped: Box<dyn Fn() -> u64 + Send + Sync>,
+    /// What `POST /drain` begins.
+    pub drain: Drain,
+    /// All listeners.
+    pub proxies: Vec<Arc<Proxy>>,
+    /// All upstreams.
+    pub upstreams: Vec<Arc<Upstream>>,
+    /// Dials every gateway.
+    pub deep_check: Box<dyn Fn() -> DeepCheck + Send + Sync>,
+    /// The bearer token for state-changing calls from other hosts; `None`: these are refused.
+    pub token: Option<String>,
+}
+
+/// The endpoint at work.
+pub struct Admin {
+    parts: Parts,
+    health: Health,
+}
+
+impl Admin {
+    /// An endpoint over its parts.
+    pub fn new(parts: Parts) -> Self {
+        let health = Health::new(parts.drain.clone(), parts.upstreams.clone());
+        Self { parts, health }
+    }
+
+    /// Serves until dropped, through the drain.
+    pub async fn serve(self, mut listener: Listener) {
+        let admin = Arc::new(self);
+        loop {
+            let (stream, peer) = listener.accept().await;
+            drop(tokio::spawn(connection(admin.clone(), stream, peer)));
+        }
+    }
+
+    async fn answer(&self, request: &Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
+        let get = [Method::GET, Method::HEAD];
+        let allowed: &[Method] = match request.uri().path() {
+            "/livez" | "/readyz" | "/startupz" | "/healthz/deep" | "/metrics" | "/status"
+            | "/status.json" => &get,
+            "/drain" => &[Method::POST],
+            path => {
+                let text = format!(
+                    "no {path} here; there are /livez /readyz /startupz /healthz/deep /metrics \
+                     /status /status.json and POST /drain\n"
+                );
+                return reply(StatusCode::NOT_FOUND, TEXT, text);
+            }
+        };
+        if !allowed.contains(request.method()) {
+            let mut refusal =
+                reply(StatusCode::METHOD_NOT_ALLOWED, TEXT, format!("use {}\n", allowed[0]));
+            let value = HeaderValue::from_str(allowed[0].as_str()).expect("a method is a token");
+            refusal.headers_mut().insert(ALLOW, value);
+            return refusal;
+        }
+        match request.uri().path() {
+            "/livez" => verdict(Ok("alive".into())),
+            "/readyz" => verdict(self.health.ready()),
+            "/startupz" => verdict(self.health.started()),
+            "/healthz/deep" => verdict((self.parts.deep_check)().await),
+            "/metrics" => {
+                let text = self.parts.metrics.render((self.parts.log_lines_dropped)());
+                reply(StatusCode::OK, METRICS, text)
+            }
+            "/status" => reply(StatusCode::OK, HTML, self.status().to_html()),
+            "/status.json" => reply(StatusCode::OK, JSON, self.status().to_json()),
+            _ => self.drain(request, peer),
+        }
+    }
+
+    fn status(&self) -> status::Status {
+        status::Status::of(&self.parts.drain, &self.parts.proxies, &self.parts.upstreams)
+    }
+
+    /// Changes state: from this host, or with the token.
+    fn drain(&self, request: &Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
+        let given = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
+        let known = self.parts.token.as_ref().map(|token| format!("Bearer {token}"));
+        let authorized = match (given, &known) {
+            (Some(given), Some(known)) => same(given, known.as_bytes()),
+            _ => false,
+        };
+        // `::ffff:127.0.0.1` does not come up: an IPv6 socket here is IPv6 only.
+        if !peer.ip().is_loopback() && !authorized {
+            let text = "from another host this needs the bearer token of admin_token_file\n";
+            return reply(StatusCode::FORBIDDEN, TEXT, text);
+        }
+        info!(%peer, "drain asked for over HTTP");
+        self.parts.drain.begin();
+        reply(StatusCode::OK, TEXT, "draining\n")
+    }
+}
+
+async fn connection(admin: Arc<Admin>, stream: TcpStream, peer: SocketAddr) {
+    let service = service_fn(|request| {
+        let admin = admin.clone();
+        async move { Ok::<_, Infallible>(admin.answer(&request, peer).await) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        debug!(%peer, %error, "admin connection failed");
+    }
+}
+
+/// 200 or 503, with one line that says why.
+fn verdict(result: Result<String, String>) -> Response<Full<Bytes>> {
+    match result {
+        Ok(line) => reply(StatusCode::OK, TEXT, line + "\n"),
+        Err(line) => reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, line + "\n"),
+    }
+}
+
+fn reply(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Compares a secret in a time that does not tell how much of it was right.
+fn same(given: &[u8], known: &[u8]) -> bool {
+    given.len() == known.len()
+        && given.iter().zip(known).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::same;
+
+    #[test]
+    fn a_token_is_right_only_as_a_whole() {
+        assert!(same(b"Bearer x", b"Bearer x"));
+        assert!(!same(b"Bearer", b"Bearer x"));
+        assert!(!same(b"Bearer y", b"Bearer x"));
+    }
+}

@@ -1,0 +1,174 @@
+//! The state at one moment, as JSON for programs and as a page for people.
+
+use std::fmt::{Display, Write};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::drain::{Drain, Phase};
+use crate::proxy::{self, Proxy};
+use crate::upstream::{self, Upstream};
+
+/// Everything that `/status.json` and `/status` show.
+#[derive(Debug, Serialize)]
+pub(super) struct Status {
+    version: &'static str,
+    pid: u32,
+    phase: &'static str,
+    listeners: Vec<proxy::Snapshot>,
+    upstreams: Vec<upstream::Snapshot>,
+}
+
+impl Status {
+    pub fn of(drain: &Drain, proxies: &[Arc<Proxy>], upstreams: &[Arc<Upstream>]) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
+            phase: match drain.phase() {
+                Phase::Serving => "serving",
+                Phase::Draining => "draining",
+                Phase::Closing => "closing",
+            },
+            listeners: proxies.iter().map(|proxy| proxy.snapshot()).collect(),
+            upstreams: upstreams.iter().map(|upstream| upstream.snapshot()).collect(),
+        }
+    }
+
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("the snapshot has string keys only") + "\n"
+    }
+
+    /// One self-contained page; it works without scripts and refreshes itself.
+    pub fn to_html(&self) -> String {
+        let mut page = String::from(HEAD);
+        let phase = self.phase;
+        push(
+            &mut page,
+            format_args!(
+                "<p class={phase}>version {}, process {}, <b>{phase}</b></p>",
+                self.version, self.pid
+            ),
+        );
+        page.push_str(
+            "<h2>Listeners</h2><div><table><tr><th>name<th>addresses<th>upstream<th>pool\
+             <th class=n>open<th class=n>accepted<th class=n>to upstream<th class=n>to clients</tr>",
+        );
+        for listener in &self.listeners {
+            let addresses = Escaped(listener.addresses.join(", "));
+            push(
+                &mut page,
+                format_args!(
+                    "<tr><td>{}<td>{addresses}<td>{}<td>{}<td class=n>{}<td class=n>{}<td class=n>{}\
+                 <td class=n>{}</tr>",
+                    Escaped(&listener.name),
+                    Escaped(&listener.upstream),
+                    listener.pool,
+                    listener.open,
+                    listener.accepted,
+                    Bytes(listener.bytes_to_upstream),
+                    Bytes(listener.bytes_to_clients),
+                ),
+            );
+        }
+        page.push_str(
+            "</table></div><h2>Upstreams</h2><div><table><tr><th>name<th>gateway<th>addresses\
+             <th>next look-up<th>DNS</tr>",
+        );
+        for upstream in &self.upstreams {
+            let addresses: Vec<_> = upstream.addresses.iter().map(ToString::to_string).collect();
+            let next = match upstream.ttl_left_seconds {
+                Some(seconds) => format!("in {seconds} s"),
+                None => "–".into(),
+            };
+            let (class, dns) = match &upstream.dns_error {
+                Some(error) => ("bad", error.as_str()),
+                None => ("", "ok"),
+            };
+            push(
+                &mut page,
+                format_args!(
+                    "<tr><td>{}<td>{}<td>{}<td>{next}<td class='{class}'>{}</tr>",
+                    Escaped(&upstream.name),
+                    Escaped(&upstream.gateway),
+                    Escaped(addresses.join(", ")),
+                    Escaped(dns),
+                ),
+            );
+        }
+        page.push_str(
+            "</table></div><p><a href=/metrics>metrics</a> <a href=/status.json>JSON</a></p>",
+        );
+        page
+    }
+}
+
+const HEAD: &str = "<!doctype html><html lang=en><meta charset=utf-8>\
+<meta name=viewport content='width=device-width'><meta http-equiv=refresh content=5>\
+<title>tidegate</title><style>\
+:root{color-scheme:light dark;--line:#8884;--soft:#8882}\
+body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}\
+h1{font-size:1.4rem;margin:0}h2{font-size:1.05rem;margin:1.6rem 0 .4rem}\
+div{overflow-x:auto}table{border-collapse:collapse;width:100%}\
+th,td{text-align:left;padding:.35rem .7rem;border-bottom:1px solid var(--line);\
+font-variant-numeric:tabular-nums}th{background:var(--soft);font-weight:600}\
+.n{text-align:right}.bad,.draining b,.closing b{color:#d33}.serving b{color:#2a7}\
+a{margin-right:1rem}</style><h1>tidegate</h1>";
+
+fn push(page: &mut String, text: std::fmt::Arguments<'_>) {
+    page.write_fmt(text).expect("writing to a String does not fail");
+}
+
+/// Text from outside (names come from the configuration, causes from DNS) inside HTML.
+struct Escaped<T>(T);
+
+impl<T: AsRef<str>> Display for Escaped<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for c in self.0.as_ref().chars() {
+            match c {
+                '<' => f.write_str("&lt;")?,
+                '&' => f.write_str("&amp;")?,
+                '"' => f.write_str("&quot;")?,
+                '\'' => f.write_str("&#39;")?,
+                c => f.write_char(c)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A number of bytes with a binary unit.
+struct Bytes(u64);
+
+impl Display for Bytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+        let mut unit = 0;
+        let mut value = self.0 as f64;
+        while value >= 1024.0 && unit + 1 < UNITS.len() {
+            value /= 1024.0;
+            unit += 1;
+        }
+        match unit {
+            0 => write!(f, "{} B", self.0),
+            _ => write!(f, "{value:.1} {}", UNITS[unit]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_from_outside_stays_text() {
+        assert_eq!(Escaped("<b>&'\"").to_string(), "&lt;b>&amp;&#39;&quot;");
+    }
+
+    #[test]
+    fn bytes_have_units() {
+        assert_eq!(Bytes(1023).to_string(), "1023 B");
+        assert_eq!(Bytes(1536).to_string(), "1.5 KiB");
+        assert_eq!(Bytes(5 << 40).to_string(), "5.0 TiB");
+        assert_eq!(Bytes(u64::MAX).to_string(), "16777216.0 TiB");
+    }
+}

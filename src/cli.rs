@@ -1,0 +1,117 @@
+//! The command line: types and help texts, no behaviour.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0   ended as asked: drained, checked, shown
+  1   failed while running: a port is taken, a second signal, a step of the demo
+  2   wrong usage: an unknown flag, a flag's bad value
+  78  bad configuration: the file or an environment variable (EX_CONFIG)";
+
+/// A self-hosted bridge to private MySQL-protocol gateways.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs the bridge.
+    ///
+    /// Listens, resolves the gateway's name, and relays MySQL sessions to it until SIGTERM.
+    /// A flag wins over its environment variable, that over the file, that over the default.
+    #[command(after_help = EXIT_CODES)]
+    Run(Box<Run>),
+    /// Validates a configuration and prints the finished values.
+    #[command(after_help = EXIT_CODES)]
+    Check(Check),
+    /// Shows the whole bridge on embedded parts; needs no network and no server.
+    #[command(after_help = EXIT_CODES)]
+    Demo(Demo),
+}
+
+/// Flags of `run`. Each argument's id is the key's name, so the value layer can tell what it is
+/// without a list of its own.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// The gateway: host, host:port or an IP address; the port is 4000 if not given.
+    #[arg(value_name = "GATEWAY")]
+    pub gateway: Option<String>,
+
+    /// TOML file with listeners and upstreams; see config/full.toml.
+    #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG")]
+    pub config: Option<PathBuf>,
+
+    /// Address to listen on, or several [default: localhost:4000, both loopbacks].
+    #[arg(long, value_name = "ADDR", env = "TIDEGATE_LISTEN")]
+    #[arg(action = ArgAction::Append, value_delimiter = ',')]
+    pub listen: Vec<String>,
+
+    /// What is spoken: mysql, or tcp for any other protocol [default: mysql].
+    #[arg(long, value_name = "PROTOCOL", env = "TIDEGATE_PROTOCOL")]
+    pub protocol: Option<String>,
+
+    /// What a client is lent: off, a fresh upstream connection [default: off].
+    #[arg(long, value_name = "MODE", env = "TIDEGATE_POOL")]
+    pub pool: Option<String>,
+
+    /// Listens on addresses that other hosts can reach.
+    #[arg(long, value_name = "BOOL", env = "TIDEGATE_ALLOW_ANY")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub allow_any: Option<String>,
+
+    /// Address of the admin endpoint [default: 127.0.0.1:9400].
+    #[arg(long, value_name = "ADDR", env = "TIDEGATE_ADMIN")]
+    pub admin: Option<String>,
+
+    /// DNS server to ask, or several [default: the system's].
+    #[arg(long, value_name = "IP:PORT")]
+    #[arg(env = "TIDEGATE_NAMESERVER", action = ArgAction::Append, value_delimiter = ',')]
+    pub nameserver: Vec<String>,
+
+    /// Time for one address to answer while others are left [default: 3s].
+    #[arg(long, value_name = "DURATION")]
+    #[arg(env = "TIDEGATE_CONNECT_TIMEOUT")]
+    pub connect_timeout: Option<String>,
+
+    /// Time for sessions to end after SIGTERM [default: 25s].
+    #[arg(long, value_name = "DURATION")]
+    #[arg(env = "TIDEGATE_DRAIN_TIMEOUT")]
+    pub drain_timeout: Option<String>,
+
+    /// Data threads: auto or a number [default: auto, half the cores].
+    #[arg(long, value_name = "N", env = "TIDEGATE_THREADS")]
+    pub threads: Option<String>,
+
+    /// Log lines as text or json [default: text].
+    #[arg(long, value_name = "FORMAT")]
+    #[arg(env = "TIDEGATE_LOG_FORMAT")]
+    pub log_format: Option<String>,
+
+    /// off, error, warn, info, debug or trace [default: info].
+    #[arg(long, value_name = "LEVEL", env = "TIDEGATE_LOG_LEVEL")]
+    pub log_level: Option<String>,
+}
+
+/// Flags of `check`.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// The file to validate.
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+/// Flags of `demo`.
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Ends after the last step, with 0 if every step went as it should and 1 if not.
+    #[arg(long)]
+    pub once: bool,
+}

@@ -1,0 +1,205 @@
+//! The finished configuration: every value present, checked and typed.
+//!
+//! Two layers. `file` turns TOML, and `cli` turns flags and `TIDEGATE_*` variables, into raw
+//! settings that remember where they were written; `validate` joins them (flags > environment >
+//! file > defaults) into the [`Config`] below. Every room receives its own part of it.
+
+mod error;
+mod file;
+mod validate;
+mod value;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+use tracing::level_filters::LevelFilter;
+
+pub use error::ConfigError;
+pub use file::{Overrides, Raw, Source};
+pub use value::{Bind, Gateway};
+
+/// Everything a bridge runs on. `Serialize` writes it in the shape of the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Config {
+    /// Where the admin endpoints are served.
+    pub admin: SocketAddr,
+    /// File with the bearer token that state-changing admin calls need from other hosts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin_token_file: Option<PathBuf>,
+    /// Data threads, each with a runtime and listening sockets of its own.
+    pub threads: usize,
+    /// DNS servers to ask; empty: those of `/etc/resolv.conf`.
+    #[serde(rename = "nameserver")]
+    pub nameservers: Vec<SocketAddr>,
+    /// How long sessions may go on after SIGTERM.
+    #[serde(serialize_with = "duration")]
+    pub drain_timeout: Duration,
+    /// How long written bytes may stay unacknowledged before the peer counts as dead; 0: for ever.
+    #[serde(serialize_with = "duration")]
+    pub stall_timeout: Duration,
+    /// Log lines, close records among them.
+    #[serde(flatten)]
+    pub log: Log,
+    /// Options of every client and upstream socket.
+    #[serde(flatten)]
+    pub tcp: Tcp,
+    /// What is listened on, in the file's order; never empty.
+    #[serde(rename = "listener")]
+    pub listeners: Vec<Listener>,
+    /// Where it goes, by name.
+    #[serde(rename = "upstream", serialize_with = "by_name")]
+    pub upstreams: Vec<Upstream>,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Log {
+    /// One line of text or one JSON object per event.
+    #[serde(rename = "log_format")]
+    pub format: LogFormat,
+    /// The least important level that is written.
+    #[serde(rename = "log_level", serialize_with = "display")]
+    pub level: LevelFilter,
+}
+
+/// The two ways to write a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For collectors: one object a line.
+    Json,
+}
+
+/// Options of every client and upstream socket. `TCP_NODELAY` is always on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Tcp {
+    /// Silence after which the first keepalive probe is sent.
+    #[serde(serialize_with = "duration")]
+    pub keepalive_idle: Duration,
+    /// Time between unanswered probes.
+    #[serde(serialize_with = "duration")]
+    pub keepalive_interval: Duration,
+    /// Unanswered probes after which the peer counts as dead.
+    pub keepalive_count: u32,
+    /// `TCP_USER_TIMEOUT`; 0: not set.
+    #[serde(serialize_with = "duration")]
+    pub user_timeout: Duration,
+    /// Congestion control algorithm; `None`: the system's.
+    #[serde(serialize_with = "or_system")]
+    pub congestion_control: Option<String>,
+}
+
+/// One `[[listener]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Listener {
+    /// The metrics' and logs' `listener` label.
+    pub name: String,
+    /// Addresses, at least one.
+    pub bind: Vec<Bind>,
+    /// The name of one of [`Config::upstreams`].
+    pub upstream: String,
+    /// What the client is lent.
+    pub pool: Pool,
+    /// What is spoken.
+    pub protocol: Protocol,
+    /// Whether a bind that other hosts can reach is meant.
+    pub allow_any: bool,
+}
+
+/// What a client is lent; see the README, "Modes".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pool {
+    /// A fresh upstream connection, bytes untouched.
+    Off,
+}
+
+impl Pool {
+    /// The word of the file, the flags and the ready line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+        }
+    }
+}
+
+/// What is spoken on a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// MySQL: the server speaks first, and tidegate can say in an ERR packet what went wrong.
+    Mysql,
+    /// Anything over TCP: an endpoint has answered when it connects; nothing is ever added.
+    Tcp,
+}
+
+/// One `[upstream.NAME]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Upstream {
+    /// The metrics' and logs' `upstream` label.
+    #[serde(skip)]
+    pub name: String,
+    /// The private endpoint.
+    pub gateway: Gateway,
+    /// Time for one address to answer while others are left to try.
+    #[serde(serialize_with = "duration")]
+    pub connect_timeout: Duration,
+    /// Time for all addresses together.
+    #[serde(serialize_with = "duration")]
+    pub dial_deadline: Duration,
+    /// A DNS answer is not asked again sooner than this.
+    #[serde(serialize_with = "duration")]
+    pub min_ttl: Duration,
+    /// A DNS answer is asked again after this at the latest.
+    #[serde(serialize_with = "duration")]
+    pub max_ttl: Duration,
+}
+
+/// Reads a file's text. `origin` is how errors name it.
+pub fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
+    load(Some((text, origin)), &Overrides::default())
+}
+
+/// Joins a file's text with flags and environment: flags > environment > file > defaults.
+pub fn load(file: Option<(&str, &str)>, overrides: &Overrides) -> Result<Config, ConfigError> {
+    let file = match file {
+        Some((text, origin)) => file::File::read(text, origin)?,
+        None => file::File::default(),
+    };
+    validate::finish(file, overrides)
+}
+
+impl Config {
+    /// The finished values in the shape of the file; reading it back gives the same values.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("every field has a TOML form")
+    }
+
+    /// The upstream of that name; `validate` has checked that every listener's exists.
+    pub fn upstream(&self, name: &str) -> Option<&Upstream> {
+        self.upstreams.iter().find(|upstream| upstream.name == name)
+    }
+}
+
+fn duration<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&humantime::format_duration(*value))
+}
+
+fn display<S: Serializer>(value: &LevelFilter, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+fn or_system<S: Serializer>(value: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(value.as_deref().unwrap_or("system"))
+}
+
+fn by_name<S: Serializer>(value: &[Upstream], serializer: S) -> Result<S::Ok, S::Error> {
+    let named: BTreeMap<&str, &Upstream> =
+        value.iter().map(|upstream| (upstream.name.as_str(), upstream)).collect();
+    named.serialize(serializer)
+}

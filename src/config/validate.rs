@@ -1,0 +1,511 @@
+//! Joins flags, environment, file and defaults into the finished [`Config`].
+//!
+//! Every key is named here once, with its parser and its default.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use tracing::level_filters::LevelFilter;
+
+use super::error::ConfigError;
+use super::file::{File, Overrides, Raw, Section, Source};
+use super::value::{
+    Bind, Gateway, boolean, duration, nameserver, positive_duration, socket_address,
+};
+use super::{Config, Listener, Log, LogFormat, Pool, Protocol, Tcp, Upstream};
+
+const DEFAULT_ADMIN: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9400);
+const DEFAULT_BIND: Bind = Bind::Localhost(4000);
+/// The name of the upstream that `run GATEWAY` makes when no file names one.
+const UNNAMED_UPSTREAM: &str = "gateway";
+/// More data threads than this are a typing error.
+const MAX_THREADS: usize = 256;
+
+pub(super) fn finish(file: File, overrides: &Overrides) -> Result<Config, ConfigError> {
+    let File { mut top, listeners, upstreams } = file;
+    let config_at = top.source.clone();
+    let mut top = Keys { section: &mut top, overrides };
+    let admin = top.one("admin", socket_address, DEFAULT_ADMIN.into())?;
+    let admin_token_file = top.optional("admin_token_file", path)?;
+    let threads = top.one("threads", threads, default_threads())?;
+    let nameservers = top.list("nameserver", nameserver)?.unwrap_or_default();
+    let drain_timeout = top.one("drain_timeout", duration, Duration::from_secs(25))?;
+    let stall_timeout = top.one("stall_timeout", stall_timeout, Duration::from_secs(30))?;
+    let log = Log {
+        format: top.one("log_format", log_format, LogFormat::Text)?,
+        level: top.one("log_level", log_level, LevelFilter::INFO)?,
+    };
+    let tcp = Tcp {
+        keepalive_idle: top.one("keepalive_idle", keepalive, Duration::from_secs(45))?,
+        keepalive_interval: top.one("keepalive_interval", keepalive, Duration::from_secs(5))?,
+        keepalive_count: top.one("keepalive_count", keepalive_count, 4)?,
+        user_timeout: top.one("user_timeout", duration, Duration::ZERO)?,
+        congestion_control: top.one("congestion_control", congestion_control, None)?,
+    };
+    top.section.clone().finish(&["listener", "upstream"])?;
+
+    let upstreams = finish_upstreams(upstreams, overrides, config_at.clone())?;
+    let listeners = finish_listeners(listeners, overrides, &upstreams, config_at)?;
+    Ok(Config {
+        admin,
+        admin_token_file,
+        threads,
+        nameservers,
+        drain_timeout,
+        stall_timeout,
+        log,
+        tcp,
+        listeners,
+        upstreams,
+    })
+}
+
+fn finish_upstreams(
+    mut sections: Vec<(String, Section)>,
+    overrides: &Overrides,
+    config_at: Source,
+) -> Result<Vec<Upstream>, ConfigError> {
+    if let Some(raw) = overrides.0.get("gateway") {
+        match sections.len() {
+            0 => sections.push((UNNAMED_UPSTREAM.into(), Section::default())),
+            1 => {}
+            count => {
+                return Err(ConfigError::new(
+                    raw.source.clone(),
+                    format!("a gateway was given, but the file has {count} upstreams"),
+                )
+                .hint("leave it out, or set `gateway` in the [upstream.NAME] that is meant"));
+            }
+        }
+    }
+    if sections.is_empty() {
+        return Err(ConfigError::new(config_at, "no gateway to forward to")
+            .hint("tidegate run GATEWAY, or a file with [upstream.NAME] and its `gateway`"));
+    }
+    sections
+        .into_iter()
+        .map(|(name, mut section)| {
+            let mut keys = Keys { section: &mut section, overrides };
+            let Some(gateway) = keys.optional("gateway", str::parse::<Gateway>)? else {
+                return Err(ConfigError::new(
+                    section.source,
+                    format!("[upstream.{name}] has no `gateway`"),
+                )
+                .hint("gateway = \"gateway01-privatelink.REGION.prod.aws.tidbcloud.com:4000\""));
+            };
+            let upstream = Upstream {
+                gateway,
+                connect_timeout: keys.one(
+                    "connect_timeout",
+                    positive_duration,
+                    Duration::from_secs(3),
+                )?,
+                dial_deadline: keys.one(
+                    "dial_deadline",
+                    positive_duration,
+                    Duration::from_secs(10),
+                )?,
+                min_ttl: keys.one("min_ttl", positive_duration, Duration::from_secs(5))?,
+                max_ttl: keys.one("max_ttl", positive_duration, Duration::from_secs(300))?,
+                name,
+            };
+            let source = section.source.clone();
+            section.finish(&[])?;
+            if upstream.min_ttl > upstream.max_ttl {
+                return Err(ConfigError::new(
+                    source,
+                    format!(
+                        "[upstream.{}] has min_ttl {} above max_ttl {}",
+                        upstream.name,
+                        humantime::format_duration(upstream.min_ttl),
+                        humantime::format_duration(upstream.max_ttl)
+                    ),
+                ));
+            }
+            Ok(upstream)
+        })
+        .collect()
+}
+
+fn finish_listeners(
+    mut sections: Vec<Section>,
+    overrides: &Overrides,
+    upstreams: &[Upstream],
+    config_at: Source,
+) -> Result<Vec<Listener>, ConfigError> {
+    if sections.is_empty() {
+        sections.push(Section::empty("[[listener]]".into(), config_at));
+    }
+    if let (Some(raw), count @ 2..) = (overrides.0.get("listen"), sections.len()) {
+        return Err(ConfigError::new(
+            raw.source.clone(),
+            format!("an address was given, but the file has {count} listeners"),
+        )
+        .hint("leave it out, or set `bind` in the [[listener]] that is meant"));
+    }
+    let mut names = BTreeSet::new();
+    let mut listeners = Vec::new();
+    for mut section in sections {
+        let mut keys = Keys { section: &mut section, overrides };
+        // The flag is called --listen: a listener binds, a bridge listens.
+        let bind = match overrides.0.get("listen") {
+            Some(raw) => {
+                keys.section.take("bind");
+                Some(parse_all(raw, "listen", str::parse::<Bind>)?)
+            }
+            None => keys.list("bind", str::parse::<Bind>)?,
+        };
+        let bind = bind.unwrap_or_else(|| vec![DEFAULT_BIND]);
+        let name = keys.optional("name", name)?.unwrap_or_else(|| bind[0].to_string());
+        let upstream = keys.optional("upstream", name_of_upstream(upstreams))?;
+        let listener = Listener {
+            name,
+            bind,
+            upstream: match (upstream, upstreams) {
+                (Some(name), _) => name,
+                (None, [only]) => only.name.clone(),
+                (None, _) => {
+                    return Err(ConfigError::new(
+                        section.source,
+                        "[[listener]] does not say which `upstream` it forwards to",
+                    )
+                    .did_you_mean("", upstreams.iter().map(|upstream| upstream.name.as_str())));
+                }
+            },
+            pool: keys.one("pool", pool, Pool::Off)?,
+            protocol: keys.one("protocol", protocol, Protocol::Mysql)?,
+            allow_any: keys.one("allow_any", boolean, false)?,
+        };
+        let source = match overrides.0.get("listen") {
+            Some(raw) => raw.source.clone(),
+            None => section.source.clone(),
+        };
+        section.finish(&[])?;
+        check_listener(&listener, source.clone())?;
+        if !names.insert(listener.name.clone()) {
+            return Err(ConfigError::new(
+                source,
+                format!("two listeners are called `{}`", listener.name),
+            )
+            .hint("give each a `name` or a `bind` of its own"));
+        }
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+fn check_listener(listener: &Listener, source: Source) -> Result<(), ConfigError> {
+    match listener.bind.iter().find(|bind| !bind.is_loopback()) {
+        Some(bind) if !listener.allow_any => Err(ConfigError::new(
+            source,
+            format!("listening on {bind} would let any host that reaches it use the gateway"),
+        )
+        .hint("bind a loopback address, or say that it is meant: allow_any = true (--allow-any)")),
+        _ => Ok(()),
+    }
+}
+
+/// A section under the overrides: how one key is looked up.
+struct Keys<'s> {
+    section: &'s mut Section,
+    overrides: &'s Overrides,
+}
+
+impl Keys<'_> {
+    fn raw(&mut self, key: &'static str) -> Option<Raw> {
+        let written = self.section.take(key);
+        self.overrides.0.get(key).cloned().or(written)
+    }
+
+    fn one<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+        default: T,
+    ) -> Result<T, ConfigError> {
+        Ok(self.optional(key, parse)?.unwrap_or(default))
+    }
+
+    fn optional<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, ConfigError> {
+        let Some(raw) = self.raw(key) else { return Ok(None) };
+        match raw.values.as_slice() {
+            [value] => parse_one(value, &raw, key, parse).map(Some),
+            _ => Err(ConfigError::new(raw.source, format!("`{key}` takes one value, not a list"))),
+        }
+    }
+
+    /// `None` when the key is not written; an empty list stays an empty list.
+    fn list<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<Vec<T>>, ConfigError> {
+        match self.raw(key) {
+            None => Ok(None),
+            Some(raw) if raw.values.is_empty() && key == "bind" => {
+                Err(ConfigError::new(raw.source, "`bind` is an empty list")
+                    .hint("leave it out for localhost:4000"))
+            }
+            Some(raw) => parse_all(&raw, key, parse).map(Some),
+        }
+    }
+}
+
+fn parse_all<T>(
+    raw: &Raw,
+    key: &str,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<Vec<T>, ConfigError> {
+    raw.values.iter().map(|value| parse_one(value, raw, key, &parse)).collect()
+}
+
+fn parse_one<T>(
+    value: &str,
+    raw: &Raw,
+    key: &str,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<T, ConfigError> {
+    parse(value).map_err(|expected| {
+        let (what, hint) = match expected.split_once('\n') {
+            Some((what, hint)) => (what.to_owned(), Some(hint.to_owned())),
+            None => (expected, None),
+        };
+        let error = ConfigError::new(raw.source.clone(), format!("`{key}` is `{value}`: {what}"));
+        match hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
+    })
+}
+
+fn default_threads() -> usize {
+    (available_parallelism().map_or(1, |cores| cores.get()) / 2).max(1)
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 1..=MAX_THREADS) => Ok(count),
+        _ if text == "auto" => Ok(default_threads()),
+        _ => Err(format!("expected auto or a number from 1 to {MAX_THREADS}")),
+    }
+}
+
+/// Linux counts keepalive times in whole seconds, 1 to 32,767.
+fn keepalive(text: &str) -> Result<Duration, String> {
+    let value = duration(text)?;
+    match (value.as_secs(), value.subsec_nanos()) {
+        (1..=32_767, 0) => Ok(value),
+        _ => Err("expected whole seconds, from 1s to 32767s".into()),
+    }
+}
+
+fn keepalive_count(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(count @ 1..=127) => Ok(count),
+        _ => Err("expected a number from 1 to 127".into()),
+    }
+}
+
+fn stall_timeout(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        value if value.is_zero() || value >= Duration::from_millis(600) => Ok(value),
+        _ => Err("expected at least 600ms, or 0s for never".into()),
+    }
+}
+
+fn congestion_control(text: &str) -> Result<Option<String>, String> {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    match text {
+        "system" => Ok(None),
+        // The kernel's limit is TCP_CA_NAME_MAX, 16 with the final NUL.
+        name if (1..16).contains(&name.len()) && name.bytes().all(legal) => Ok(Some(name.into())),
+        _ => Err("expected system or an algorithm's name, such as cubic or bbr".into()),
+    }
+}
+
+fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("expected text or json".into()),
+    }
+}
+
+fn log_level(text: &str) -> Result<LevelFilter, String> {
+    match text {
+        "off" | "error" | "warn" | "info" | "debug" | "trace" => {
+            text.parse().map_err(|_| "expected a level".into())
+        }
+        _ => Err("expected off, error, warn, info, debug or trace".into()),
+    }
+}
+
+fn pool(text: &str) -> Result<Pool, String> {
+    match text {
+        "off" => Ok(Pool::Off),
+        _ => Err("expected off".into()),
+    }
+}
+
+fn protocol(text: &str) -> Result<Protocol, String> {
+    match text {
+        "mysql" => Ok(Protocol::Mysql),
+        "tcp" => Ok(Protocol::Tcp),
+        _ => Err("expected mysql or tcp".into()),
+    }
+}
+
+fn path(text: &str) -> Result<PathBuf, String> {
+    match text {
+        "" => Err("expected a path".into()),
+        path => Ok(path.into()),
+    }
+}
+
+/// A name goes into logs and labels as it is.
+fn name(text: &str) -> Result<String, String> {
+    let printable = |c: char| !c.is_control() && !c.is_whitespace();
+    match text {
+        text if (1..=64).contains(&text.len()) && text.chars().all(printable) => Ok(text.into()),
+        _ => Err("expected 1 to 64 characters without white space".into()),
+    }
+}
+
+fn name_of_upstream(upstreams: &[Upstream]) -> impl Fn(&str) -> Result<String, String> {
+    move |text| match upstreams.iter().any(|upstream| upstream.name == text) {
+        true => Ok(text.to_owned()),
+        false => {
+            let names: Vec<&str> = upstreams.iter().map(|upstream| &*upstream.name).collect();
+            Err(format!(
+                "no such upstream\nthe file has [upstream.{}]",
+                names.join("], [upstream.")
+            ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{load, parse};
+    use super::*;
+
+    const SMALL: &str = "[upstream.tidb]\ngateway = \"gw.example.com\"\n";
+
+    fn flag(key: &str, value: &str) -> Overrides {
+        let raw = Raw { values: vec![value.into()], source: Source::Flag(format!("--{key}")) };
+        Overrides([(key.to_owned(), raw)].into())
+    }
+
+    fn error(text: &str) -> String {
+        parse(text, "t.toml").unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_gateway_alone_is_enough() {
+        let config = load(None, &flag("gateway", "gw.example.com")).unwrap();
+        assert_eq!(config.listeners[0].bind, [DEFAULT_BIND]);
+        assert_eq!(config.listeners[0].upstream, UNNAMED_UPSTREAM);
+        assert_eq!(config.admin.to_string(), "127.0.0.1:9400");
+    }
+
+    #[test]
+    fn what_is_printed_reads_back_as_the_same_values() {
+        let text = format!(
+            "{SMALL}[[listener]]\nbind = [\"127.0.0.1:1\", \"localhost:2\"]\nupstream = \"tidb\"\n\
+             [upstream.other]\ngateway = \"[fd00::1]:3306\"\nmin_ttl = \"1500ms\"\n"
+        );
+        let config = parse(&text, "t.toml").unwrap();
+        assert_eq!(parse(&config.to_toml(), "again.toml").unwrap(), config);
+    }
+
+    #[test]
+    fn a_typo_in_a_key_is_an_error_with_line_and_suggestion() {
+        let text = format!("{SMALL}conect_timeout = \"1s\"\n");
+        assert_eq!(
+            error(&text),
+            "t.toml:3: unknown key `conect_timeout` in [upstream.tidb]\n\
+             hint: did you mean `connect_timeout`?"
+        );
+        assert!(error("listner = 1\n").contains("did you mean `listener`?"));
+        assert!(error("[listner]\nbind = \"x\"\n").contains("unknown key `listner`"));
+    }
+
+    #[test]
+    fn a_wrong_value_names_place_key_value_and_what_was_expected() {
+        let text = format!("{SMALL}connect_timeout = 5\n");
+        assert_eq!(
+            error(&text),
+            "t.toml:3: `connect_timeout` is `5`: expected a duration with its unit, such as \
+             500ms, 10s or 5m"
+        );
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let text = format!("admin = \"127.0.0.1:1\"\n{SMALL}");
+        let config = load(Some((&text, "t.toml")), &flag("admin", "127.0.0.1:2")).unwrap();
+        assert_eq!(config.admin.port(), 2);
+    }
+
+    #[test]
+    fn an_address_for_one_of_several_listeners_is_refused() {
+        let text = format!(
+            "{SMALL}[[listener]]\nbind=\"127.0.0.1:1\"\n[[listener]]\nbind=\"127.0.0.1:2\"\n"
+        );
+        let error = load(Some((&text, "t.toml")), &flag("listen", "127.0.0.1:3")).unwrap_err();
+        assert!(error.is_usage());
+        assert!(
+            error.to_string().starts_with("--listen: an address was given, but the file has 2")
+        );
+    }
+
+    #[test]
+    fn a_bind_that_other_hosts_reach_must_be_meant() {
+        let text = format!("{SMALL}[[listener]]\nbind = \"0.0.0.0:4000\"\n");
+        assert!(error(&text).contains("allow_any = true"));
+        assert!(parse(&format!("{text}allow_any = true\n"), "t.toml").is_ok());
+    }
+
+    #[test]
+    fn a_listener_names_an_upstream_that_exists() {
+        let text = format!("{SMALL}[[listener]]\nupstream = \"tibd\"\n");
+        assert!(error(&text).contains("no such upstream\nhint: the file has [upstream.tidb]"));
+        let text = format!("{SMALL}[upstream.b]\ngateway = \"b\"\n[[listener]]\n");
+        assert!(error(&text).contains("does not say which `upstream`"));
+    }
+
+    #[test]
+    fn the_full_file_holds_every_key_at_its_default() {
+        let full = include_str!("../../config/full.toml");
+        let config = parse(full, "full.toml").unwrap();
+        let gateway = config.upstreams[0].gateway.to_string();
+        let least = format!("[upstream.tidb]\ngateway = \"{gateway}\"\n");
+        assert_eq!(config, parse(&least, "least.toml").unwrap());
+
+        let keys = |text: &str| {
+            let root: toml::Table = text.parse().unwrap();
+            let listener = root["listener"][0].as_table().unwrap().clone();
+            let upstream = root["upstream"]["tidb"].as_table().unwrap().clone();
+            [root, listener, upstream].map(|table| {
+                let mut keys: Vec<String> = table.keys().cloned().collect();
+                keys.sort();
+                keys
+            })
+        };
+        assert_eq!(keys(full), keys(&config.to_toml()));
+        // The only key without a default value.
+        assert!(full.contains("\n# admin_token_file = "));
+    }
+
+    #[test]
+    fn the_other_files_are_valid() {
+        parse(include_str!("../../config/minimal.toml"), "minimal.toml").unwrap();
+    }
+}

@@ -1,0 +1,206 @@
+//! The types that settings have beyond numbers and words, and how each is read from text.
+//!
+//! A parser's error is the second half of a sentence: "expected …".
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+/// The port of a TiDB Cloud gateway.
+const GATEWAY_PORT: u16 = 4000;
+
+/// The private endpoint: a DNS name or an IP address, and a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gateway {
+    /// A name without the final dot, or a literal without brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl Gateway {
+    /// The address, when the host is a literal and needs no DNS.
+    pub fn literal(&self) -> Option<SocketAddr> {
+        let ip: IpAddr = self.host.parse().ok()?;
+        Some(SocketAddr::new(ip, self.port))
+    }
+}
+
+impl FromStr for Gateway {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = || "expected host:port, host, or an IP address".to_owned();
+        if text.contains("://") || text.contains('/') {
+            return Err("expected host:port, not a URL".into());
+        }
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return Ok(Self { host: address.ip().to_string(), port: address.port() });
+        }
+        let unbracketed = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        if let Ok(ip) = unbracketed.unwrap_or(text).parse::<IpAddr>() {
+            return Ok(Self { host: ip.to_string(), port: GATEWAY_PORT });
+        }
+        let (host, port) = match text.split_once(':') {
+            Some((host, port)) => match port.parse() {
+                Ok(port) if port != 0 => (host, port),
+                _ => return Err(format!("expected a port from 1 to 65535, not `{port}`")),
+            },
+            None => (text, GATEWAY_PORT),
+        };
+        let host = host.strip_suffix('.').unwrap_or(host);
+        let label = |label: &str| {
+            let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+            !label.is_empty() && label.len() <= 63 && label.bytes().all(legal)
+        };
+        if host.len() > 253 || !host.split('.').all(label) {
+            return Err(expected());
+        }
+        Ok(Self { host: host.to_ascii_lowercase(), port })
+    }
+}
+
+impl fmt::Display for Gateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.literal() {
+            Some(address) => address.fmt(f),
+            None => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+impl Serialize for Gateway {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// What a listener binds to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bind {
+    /// `localhost:PORT`: 127.0.0.1 and, where the host has IPv6, ::1.
+    Localhost(u16),
+    /// One address.
+    Address(SocketAddr),
+}
+
+impl Bind {
+    /// The addresses to bind, in order; all but the first may be missing on a host.
+    pub fn addresses(self) -> Vec<SocketAddr> {
+        match self {
+            Self::Localhost(port) => vec![
+                SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+                SocketAddr::from((Ipv6Addr::LOCALHOST, port)),
+            ],
+            Self::Address(address) => vec![address],
+        }
+    }
+
+    /// Whether only this host can reach it.
+    pub fn is_loopback(self) -> bool {
+        self.addresses().iter().all(|address| address.ip().is_loopback())
+    }
+}
+
+impl FromStr for Bind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.starts_with("unix:") {
+            return Err("expected an IP address and a port; Unix sockets are not served yet".into());
+        }
+        if let Some(port) = text.strip_prefix("localhost:") {
+            return port
+                .parse()
+                .map(Self::Localhost)
+                .map_err(|_| "expected a port from 0 to 65535 after `localhost:`".into());
+        }
+        text.parse().map(Self::Address).map_err(|_| {
+            "expected `localhost:PORT` or an IP address and a port, such as 127.0.0.1:4000".into()
+        })
+    }
+}
+
+impl fmt::Display for Bind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Localhost(port) => write!(f, "localhost:{port}"),
+            Self::Address(address) => address.fmt(f),
+        }
+    }
+}
+
+impl Serialize for Bind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// `500ms`, `10s`, `5m`.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|_| "expected a duration with its unit, such as 500ms, 10s or 5m".into())
+}
+
+/// A duration that is not zero.
+pub(super) fn positive_duration(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("expected a duration above zero".into()),
+        value => Ok(value),
+    }
+}
+
+/// An IP address and a port.
+pub(super) fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "expected an IP address and a port, such as 127.0.0.1:9400".into())
+}
+
+/// A DNS server: the port may be left out.
+pub(super) fn nameserver(text: &str) -> Result<SocketAddr, String> {
+    let ip = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53));
+    ip.or_else(|_| text.parse())
+        .map_err(|_| "expected the IP address of a DNS server, such as 10.0.0.2:53".into())
+}
+
+/// `true` or `false`.
+pub(super) fn boolean(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| "expected true or false".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gateways_are_names_or_literals_with_4000_as_the_default_port() {
+        let shown = |text: &str| text.parse::<Gateway>().map(|gateway| gateway.to_string());
+        assert_eq!(shown("gw.Example.com"), Ok("gw.example.com:4000".into()));
+        assert_eq!(shown("gw.example.com.:3306"), Ok("gw.example.com:3306".into()));
+        assert_eq!(shown("10.0.0.1"), Ok("10.0.0.1:4000".into()));
+        assert_eq!(shown("[fd00::1]:3306"), Ok("[fd00::1]:3306".into()));
+        assert_eq!(shown("fd00::1"), Ok("[fd00::1]:4000".into()));
+        for wrong in ["", "a..b", "mysql://gw", "gw:0", "gw:port", "gw:70000", "a b", "-:1:2"] {
+            assert!(shown(wrong).is_err(), "{wrong:?} was taken");
+        }
+    }
+
+    #[test]
+    fn localhost_is_both_loopbacks() {
+        let bind: Bind = "localhost:4000".parse().unwrap();
+        let addresses: Vec<String> = bind.addresses().iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, ["127.0.0.1:4000", "[::1]:4000"]);
+        assert!(bind.is_loopback());
+        assert!(!"0.0.0.0:4000".parse::<Bind>().unwrap().is_loopback());
+    }
+
+    #[test]
+    fn durations_need_a_unit() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("0s"), Ok(Duration::ZERO));
+        assert!(duration("10").is_err());
+        assert!(positive_duration("0s").is_err());
+    }
+}

@@ -1,0 +1,49 @@
+//! tidegate: a self-hosted bridge to private MySQL-protocol gateways.
+//!
+//! # Layout
+//!
+//! | floor | room | holds |
+//! | --- | --- | --- |
+//! | 0 | [`config`] | flags, environment, file and defaults joined into finished values |
+//! | 0 | [`metrics`], [`log`] | what the process tells of itself |
+//! | 0 | [`drain`] | how it ends |
+//! | 1 | [`net`] | listening, dialling, socket options |
+//! | 2 | [`relay`] | the data plane: bytes between two sockets |
+//! | 3 | [`mysql`] | the wire protocol, without I/O |
+//! | 4 | [`upstream`] | a gateway's name, its addresses, a way to one of them |
+//! | 6 | [`proxy`] | one connection's story |
+//! | 7 | [`admin`] | probes, metrics, status, drain over HTTP |
+//! | side | [`demo`] | embedded DNS and MySQL servers, and a tour of the bridge on them |
+//! | roof | [`app`], [`cli`], `main` | composition, command line, exit codes |
+//!
+//! A room imports only from lower floors; `tests/architecture.rs` reads the sources and keeps it
+//! so.
+//!
+//! # One connection's life
+//!
+//! 1. [`net::listener::Listener::accept`] on one of the data threads; [`proxy::Proxy::serve`]
+//!    spawns the session as a task of that thread, where it stays.
+//! 2. [`upstream::Upstream::connect`] dials the gateway's addresses in turn. MySQL servers speak
+//!    first, so an address has answered when its first greeting byte is there; until then the next
+//!    one can be tried without the client noticing. When none answers the client gets an ERR
+//!    packet, [`mysql::packet::err_greeting`].
+//! 3. [`relay::Relay`] moves bytes both ways: half-closes, breaks and stalls are passed on as what
+//!    they are. Idle, it owns two sockets and no buffer.
+//! 4. The session's outcome writes one close record and one set of metrics, also when the session
+//!    panicked.
+#![forbid(unsafe_code)]
+// What a hostile packet or an odd host can reach must not panic by accident.
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::panic))]
+
+pub mod admin;
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod drain;
+pub mod log;
+pub mod metrics;
+pub mod mysql;
+pub mod net;
+pub mod proxy;
+pub mod relay;
+pub mod upstream;

@@ -1,0 +1,83 @@
+//! Where `tracing` events go: stderr, through a writer that never blocks a session.
+//!
+//! A line that finds the writer's queue full is dropped and counted, so a stderr that nobody reads
+//! costs log lines, not latency.
+
+use std::error::Error;
+use std::fmt;
+use std::io::{self, IsTerminal};
+use std::panic;
+
+use tracing::level_filters::LevelFilter;
+use tracing::{Subscriber, error};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, fmt as lines, registry};
+
+use crate::config::{Log, LogFormat};
+
+/// Lines that may wait for a slow stderr.
+const QUEUED_LINES: usize = 8192;
+
+/// Keeps the writer alive; dropping it flushes what is queued, for a second at most.
+#[derive(Debug)]
+pub struct Logs {
+    dropped: ErrorCounter,
+    _writer: WorkerGuard,
+}
+
+impl Logs {
+    /// The counter of lines that were dropped because stderr did not keep up.
+    pub fn dropped(&self) -> impl Fn() -> u64 + Send + Sync + 'static {
+        let counter = self.dropped.clone();
+        move || counter.dropped_lines() as u64
+    }
+}
+
+/// An error with what caused it, on one line: how errors are shown at the process's edges.
+#[derive(Debug)]
+pub struct Chain<'e>(pub &'e dyn Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+/// Sends the process's events to stderr. Called once, before the first thread.
+///
+/// Events of libraries are written from `warn` on; a panic becomes an event as well.
+pub fn init(log: &Log) -> Logs {
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(QUEUED_LINES)
+        .thread_name("tidegate-log")
+        .finish(io::stderr());
+    let dropped = writer.error_counter();
+    let levels = Targets::new()
+        .with_default(log.level.min(LevelFilter::WARN))
+        .with_target("tidegate", log.level);
+    let layer: Box<dyn Layer<_> + Send + Sync> = match log.format {
+        LogFormat::Text => text(writer),
+        LogFormat::Json => lines::layer().json().flatten_event(true).with_writer(writer).boxed(),
+    };
+    registry().with(layer.with_filter(levels)).init();
+    panic::set_hook(Box::new(|panic| error!("{panic}")));
+    Logs { dropped, _writer: guard }
+}
+
+fn text<S>(writer: tracing_appender::non_blocking::NonBlocking) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'span> registry::LookupSpan<'span>,
+{
+    let colours = io::stderr().is_terminal();
+    lines::layer().with_target(false).with_ansi(colours).with_writer(writer).boxed()
+}

@@ -1,0 +1,62 @@
+//! Packet framing and the packets that tidegate sends in its own name.
+//!
+//! Every packet is a 3-byte little-endian payload length, a sequence id that starts at 0 with the
+//! greeting and at 0 again with every command, and the payload.
+//! Source: MySQL Internals, "MySQL Packets" and "ERR_Packet".
+
+/// Bytes in front of every payload: 3 of length, 1 of sequence id.
+pub const HEADER_LEN: usize = 4;
+
+/// The error codes of the packets that tidegate itself sends.
+///
+/// The numbers are MySQL's own, so that clients show and handle them as they would a server's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorCode {
+    /// 2003, `CR_CONN_HOST_ERROR`: the gateway cannot be reached.
+    Unreachable,
+    /// 1053, `ER_SERVER_SHUTDOWN`: the bridge is draining.
+    Draining,
+}
+
+impl ErrorCode {
+    /// The code as it stands in the packet.
+    pub fn number(self) -> u16 {
+        match self {
+            Self::Unreachable => 2003,
+            Self::Draining => 1053,
+        }
+    }
+}
+
+/// Puts a header in front of `payload`, which must be shorter than 16 MiB - 1.
+pub fn frame(sequence: u8, payload: &[u8]) -> Vec<u8> {
+    debug_assert!(payload.len() < 0xff_ffff, "packets over 16 MiB are not split here");
+    let mut packet = Vec::with_capacity(HEADER_LEN + payload.len());
+    packet.extend_from_slice(&(payload.len() as u32).to_le_bytes()[..3]);
+    packet.push(sequence);
+    packet.extend_from_slice(payload);
+    packet
+}
+
+/// An ERR packet in the place of a greeting (sequence id 0).
+///
+/// Before the handshake no capabilities are agreed, so, like the servers themselves, it carries no
+/// `#sqlstate`: clients that read the pre-4.1 layout would show the state as part of the text.
+/// They report `HY000` then.
+pub fn err_greeting(code: ErrorCode, message: &str) -> Vec<u8> {
+    let mut payload = vec![0xff];
+    payload.extend_from_slice(&code.number().to_le_bytes());
+    payload.extend_from_slice(message.as_bytes());
+    frame(0, &payload)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_err_greeting_has_length_sequence_marker_code_and_text() {
+        let packet = err_greeting(ErrorCode::Unreachable, "gone");
+        assert_eq!(packet, b"\x07\x00\x00\x00\xff\xd3\x07gone");
+    }
+}

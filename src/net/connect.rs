@@ -1,0 +1,88 @@
+//! One dial of one address, under a deadline.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::socket;
+use crate::config::Tcp;
+
+/// Why an address did not answer.
+#[derive(Debug, Error)]
+pub enum ConnectError {
+    /// No answer to the SYN: a closed security group, a wrong route, a dead host.
+    #[error("no answer within {}", humantime::format_duration(*.0))]
+    Timeout(Duration),
+    /// The TCP connect failed.
+    #[error("{}", plain(.0))]
+    Connect(io::Error),
+    /// It accepted and then said nothing.
+    #[error("accepted, but sent no greeting within {}", humantime::format_duration(*.0))]
+    Silent(Duration),
+    /// It accepted and closed before a greeting: a load balancer without a healthy target.
+    #[error("accepted, but closed before a greeting")]
+    Closed,
+    /// It accepted and failed before a greeting.
+    #[error("accepted, but failed before a greeting: {}", plain(.0))]
+    Broken(io::Error),
+}
+
+impl ConnectError {
+    /// The `reason` label.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Timeout(_) => "timeout",
+            Self::Connect(error) => match error.kind() {
+                io::ErrorKind::ConnectionRefused => "refused",
+                io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => "unreachable",
+                io::ErrorKind::TimedOut => "timeout",
+                io::ErrorKind::ConnectionReset => "reset",
+                _ => "error",
+            },
+            Self::Silent(_) => "no_greeting",
+            Self::Closed => "closed",
+            Self::Broken(error) if error.kind() == io::ErrorKind::ConnectionReset => "reset",
+            Self::Broken(_) => "error",
+        }
+    }
+}
+
+/// Connects and sets the socket's options.
+#[expect(clippy::disallowed_methods, reason = "this is the place with a deadline and options")]
+pub async fn connect(
+    address: SocketAddr,
+    tcp: &Tcp,
+    within: Duration,
+) -> Result<TcpStream, ConnectError> {
+    let stream = timeout(within, TcpStream::connect(address))
+        .await
+        .map_err(|_| ConnectError::Timeout(within))?
+        .map_err(ConnectError::Connect)?;
+    socket::configure(&stream, tcp).map_err(ConnectError::Connect)?;
+    Ok(stream)
+}
+
+/// Waits for the first byte that the server sends and leaves it where it is.
+pub async fn greeted(stream: &TcpStream, within: Duration) -> Result<(), ConnectError> {
+    match timeout(within, stream.peek(&mut [0])).await {
+        Err(_) => Err(ConnectError::Silent(within)),
+        Ok(Ok(0)) => Err(ConnectError::Closed),
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(ConnectError::Broken(error)),
+    }
+}
+
+/// The error in words, without the number that the standard library adds.
+fn plain(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connection refused".into(),
+        io::ErrorKind::ConnectionReset => "connection reset".into(),
+        io::ErrorKind::HostUnreachable => "no route to host".into(),
+        io::ErrorKind::NetworkUnreachable => "network is unreachable".into(),
+        _ => error.to_string(),
+    }
+}

@@ -1,0 +1,144 @@
+//! Listening sockets, one per data thread and address, and an accept that never fails.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::sleep;
+use tracing::warn;
+
+/// Connections that may wait in the kernel; `net.core.somaxconn` caps it.
+const BACKLOG: i32 = 4096;
+/// The first and the longest pause after an accept that failed for want of descriptors or memory.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+
+/// Opens `count` sockets that listen on `address` together. Port 0 picks one port for all.
+///
+/// The first is bound without `SO_REUSEPORT`, so that a port that another process holds is refused
+/// even when that process allows sharing; then sharing is switched on and the others join.
+pub fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<std::net::TcpListener>> {
+    let first = open(address)?;
+    first.bind(&address.into())?;
+    first.set_reuse_port(true)?;
+    let bound = first.local_addr()?;
+    let mut sockets = vec![first];
+    while sockets.len() < count {
+        let socket = open(address)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&bound)?;
+        sockets.push(socket);
+    }
+    for socket in &sockets {
+        socket.listen(BACKLOG)?;
+    }
+    Ok(sockets.into_iter().map(Into::into).collect())
+}
+
+fn open(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    // Old connections of a bridge that has just ended do not hold the port.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // `[::]` and `0.0.0.0` are bound apart, each by its own address.
+        socket.set_only_v6(true)?;
+    }
+    Ok(socket)
+}
+
+/// One listening socket on the current runtime.
+#[derive(Debug)]
+pub struct Listener {
+    socket: TcpListener,
+    backoff: Duration,
+}
+
+impl Listener {
+    /// Takes over a socket of [`bind`].
+    pub fn new(socket: std::net::TcpListener) -> io::Result<Self> {
+        Ok(Self { socket: TcpListener::from_std(socket)?, backoff: BACKOFF.0 })
+    }
+
+    /// The next connection. Errors of one connection are passed over; a lack of descriptors or
+    /// memory is waited out with growing pauses.
+    pub async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+        loop {
+            match self.socket.accept().await {
+                Ok(accepted) => {
+                    self.backoff = BACKOFF.0;
+                    return accepted;
+                }
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    warn!(%error, pause = ?self.backoff, "cannot accept");
+                    sleep(self.backoff).await;
+                    self.backoff = (self.backoff * 2).min(BACKOFF.1);
+                }
+            }
+        }
+    }
+
+    /// What is queued in the kernel, then closes.
+    ///
+    /// Closing a listening socket resets what is queued in it. A connection whose handshake
+    /// completes between the last accept and the close is reset all the same: the kernel has no
+    /// call that stops the one without the other.
+    pub fn into_queued(self) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
+        // Taken off the reactor: its readiness may lag behind the queue, accept(2) does not.
+        let socket = self.socket.into_std().ok();
+        std::iter::from_fn(move || {
+            loop {
+                let (stream, peer) = match socket.as_ref()?.accept() {
+                    Ok(accepted) => accepted,
+                    Err(error) if is_of_one_connection(&error) => continue,
+                    Err(_) => return None,
+                };
+                if stream.set_nonblocking(true).is_ok() {
+                    return Some((TcpStream::from_std(stream).ok()?, peer));
+                }
+            }
+        })
+    }
+}
+
+/// accept(2): errors of the connection itself are delivered by accept on Linux.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown
+            | io::ErrorKind::TimedOut
+    )
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "blocking clients are simplest here")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_port_is_refused_and_port_0_is_one_port_for_all() {
+        let sockets = bind("127.0.0.1:0".parse().unwrap(), 3).unwrap();
+        let addresses: Vec<_> = sockets.iter().map(|socket| socket.local_addr().unwrap()).collect();
+        assert_eq!(addresses, vec![addresses[0]; 3]);
+        assert_eq!(bind(addresses[0], 1).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[tokio::test]
+    async fn what_is_queued_is_served_before_the_close() {
+        let socket = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
+        let address = socket.local_addr().unwrap();
+        let listener = Listener::new(socket).unwrap();
+        let clients: Vec<_> =
+            (0..20).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+        assert_eq!(listener.into_queued().count(), clients.len());
+        assert!(std::net::TcpStream::connect(address).is_err());
+    }
+}

@@ -1,0 +1,160 @@
+//! Socket options, and what the kernel tells of a connection.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use nix::getsockopt_impl;
+use nix::sockopt_impl;
+use nix::sys::socket::getsockopt;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::config::Tcp;
+
+/// How long a peer may take to read a last word and to close.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// Sets the options of a client or upstream socket.
+///
+/// `TCP_NODELAY`, because without it a request that is written in two pieces waits for a delayed
+/// acknowledgement. No buffer sizes: a fixed one turns the kernel's autotuning off.
+pub fn configure(stream: &TcpStream, tcp: &Tcp) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(tcp.keepalive_idle)
+            .with_interval(tcp.keepalive_interval)
+            .with_retries(tcp.keepalive_count),
+    )?;
+    if !tcp.user_timeout.is_zero() {
+        socket.set_tcp_user_timeout(Some(tcp.user_timeout))?;
+    }
+    if let Some(algorithm) = &tcp.congestion_control {
+        socket.set_tcp_congestion(algorithm.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// The part of the kernel's `struct tcp_info` (include/uapi/linux/tcp.h) that is read here, up to
+/// `tcpi_min_rtt`, which every Linux since 4.6 has. Times are in the units given.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(test, derive(Default))]
+pub struct TcpInfo {
+    state_to_options: [u8; 8],
+    rto_to_rcv_mss: [u32; 4],
+    /// Segments sent and not acknowledged; window probes do not count.
+    pub unacked: u32,
+    sacked_to_fackets: [u32; 4],
+    last_data_sent_to_last_data_recv: [u32; 3],
+    /// Since the last acknowledgement came, milliseconds.
+    pub last_ack_recv: u32,
+    pmtu_and_rcv_ssthresh: [u32; 2],
+    /// Smoothed round-trip time, microseconds.
+    pub rtt: u32,
+    rttvar_to_rcv_space: [u32; 7],
+    /// Segments sent again over the connection's life.
+    pub total_retrans: u32,
+    pacing_rate_to_bytes_received: [u64; 4],
+    segs_out_and_in: [u32; 2],
+    /// Bytes in the send queue that were not sent yet.
+    pub notsent_bytes: u32,
+    min_rtt: u32,
+}
+
+sockopt_impl!(
+    /// `TCP_INFO`, as far as [`TcpInfo`] goes.
+    TcpInfoOption,
+    GetOnly,
+    libc::IPPROTO_TCP,
+    libc::TCP_INFO,
+    TcpInfo
+);
+
+impl TcpInfo {
+    /// Asks the kernel; works on a connection that has been reset as well.
+    pub fn of(socket: &impl AsFd) -> io::Result<Self> {
+        Ok(getsockopt(&socket.as_fd(), TcpInfoOption)?)
+    }
+
+    /// A connection with that many segments unacknowledged and that long without an answer.
+    #[cfg(test)]
+    pub(crate) fn for_test(unacked: u32, last_ack_recv: u32) -> Self {
+        Self { unacked, last_ack_recv, ..Self::default() }
+    }
+
+    /// Whether the peer has acknowledged everything that was written.
+    pub fn all_acknowledged(&self) -> bool {
+        self.unacked == 0 && self.notsent_bytes == 0
+    }
+}
+
+/// Closes with an RST, which throws the send queue away.
+pub fn reset(stream: TcpStream) {
+    // Fails only on a socket that is gone already.
+    let _ = stream.set_zero_linger();
+}
+
+/// Writes `bytes`, says that no more will come, and waits (1 s at most) for the peer to close.
+///
+/// Closing at once would answer what the peer has sent meanwhile with an RST, and that can
+/// overtake the word in the peer's receive queue.
+pub async fn last_word(stream: &mut TcpStream, bytes: &[u8]) {
+    let words = async {
+        stream.write_all(bytes).await?;
+        stream.shutdown().await?;
+        let mut ignored = [0; 1024];
+        while stream.read(&mut ignored).await? > 0 {}
+        Ok::<(), io::Error>(())
+    };
+    // Nothing is left to do for a peer that does not listen.
+    let _ = timeout(LAST_WORD, words).await;
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "blocking clients are simplest here")]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn tcp_info_tells_what_is_unacknowledged_and_for_how_long() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let info = TcpInfo::of(&client).unwrap();
+        assert!(info.all_acknowledged());
+        assert!(info.rtt > 0 && info.last_ack_recv < 60_000, "{info:?}");
+
+        // Nobody reads: what does not fit into the peer's window stays unsent.
+        client.set_nonblocking(true).unwrap();
+        let chunk = [0; 65536];
+        while io::Write::write(&mut &client, &chunk).is_ok() {}
+        assert!(!TcpInfo::of(&client).unwrap().all_acknowledged());
+    }
+
+    #[test]
+    fn the_struct_ends_where_the_kernels_field_does() {
+        assert_eq!(std::mem::offset_of!(TcpInfo, notsent_bytes), 144);
+        assert_eq!(size_of::<TcpInfo>(), 152);
+        assert_eq!(
+            std::mem::offset_of!(TcpInfo, notsent_bytes),
+            std::mem::offset_of!(libc::tcp_info, tcpi_notsent_bytes)
+        );
+        assert_eq!(
+            std::mem::offset_of!(TcpInfo, last_ack_recv),
+            std::mem::offset_of!(libc::tcp_info, tcpi_last_ack_recv)
+        );
+        assert_eq!(
+            std::mem::offset_of!(TcpInfo, rtt),
+            std::mem::offset_of!(libc::tcp_info, tcpi_rtt)
+        );
+        assert_eq!(
+            std::mem::offset_of!(TcpInfo, total_retrans),
+            std::mem::offset_of!(libc::tcp_info, tcpi_total_retrans)
+        );
+    }
+}

@@ -1,0 +1,99 @@
+//! The story of one connection: an upstream for it, then the relay, then its account.
+
+use std::future::pending;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::Proxy;
+use super::outcome::Outcome;
+use crate::config::Protocol;
+use crate::drain::Phase;
+use crate::mysql::packet::{ErrorCode, err_greeting};
+use crate::net::socket;
+use crate::relay::{Counters, Reason, Relay, Side};
+
+/// Runs a session to its end. What it needs only before the relay is boxed and dropped then, so an
+/// idle session is little more than its relay.
+pub(super) async fn run(
+    proxy: Arc<Proxy>,
+    id: u64,
+    client: TcpStream,
+    peer: SocketAddr,
+    accepted: Instant,
+) {
+    let mut outcome = Outcome::new(proxy, id, peer, accepted);
+    let Some((client, upstream)) = Box::pin(open(client, &mut outcome)).await else { return };
+    let proxy = &outcome.proxy;
+    let counters = Counters {
+        to_upstream: proxy.metrics.to_upstream.clone(),
+        to_client: proxy.metrics.to_client.clone(),
+    };
+    let end = Relay::new(client, upstream, counters, proxy.stall_timeout).await;
+    outcome.relayed(&end);
+}
+
+/// Finds an upstream connection; says in an ERR packet why there is none.
+///
+/// The upstream comes first: MySQL servers speak first, and the client must see the greeting of
+/// the server that it will talk to.
+async fn open(client: TcpStream, outcome: &mut Outcome) -> Option<(TcpStream, TcpStream)> {
+    let proxy = outcome.proxy.clone();
+    let protocol = proxy.config.protocol;
+    if let Err(error) = socket::configure(&client, &proxy.tcp) {
+        debug!(%error, "cannot set up a client's socket");
+        outcome.ended(Side::Client, Reason::of(&error).as_str());
+        return None;
+    }
+    let (code, message) = tokio::select! {
+        biased;
+        result = proxy.upstream.connect(protocol) => match result {
+            Ok((upstream, endpoint)) => {
+                outcome.connected(endpoint);
+                return Some((client, upstream));
+            }
+            Err(error) => {
+                outcome.ended(Side::Upstream, "unreachable");
+                warn!(listener = proxy.config.name, %error, "no upstream for a client");
+                (ErrorCode::Unreachable, error.to_string())
+            }
+        },
+        reason = left(&client, protocol) => {
+            outcome.ended(Side::Client, reason.as_str());
+            return None;
+        }
+        () = proxy.drain.reached(Phase::Closing) => {
+            outcome.ended(Side::Tidegate, Reason::Drain.as_str());
+            (ErrorCode::Draining, "the bridge is shutting down".to_owned())
+        }
+    };
+    refuse(client, protocol, code, &message).await;
+    None
+}
+
+/// Returns when the client has gone while nothing was sent to it.
+///
+/// A MySQL client has nothing to say before the greeting, so its EOF is a goodbye: a load
+/// balancer's check costs no dial. Over plain TCP an EOF may be half a conversation.
+async fn left(client: &TcpStream, protocol: Protocol) -> Reason {
+    match client.peek(&mut [0]).await {
+        Ok(0) if protocol == Protocol::Mysql => Reason::Eof,
+        Ok(_) => pending().await,
+        Err(error) => Reason::of(&error),
+    }
+}
+
+/// Ends a connection that has seen no byte yet.
+async fn refuse(mut client: TcpStream, protocol: Protocol, code: ErrorCode, message: &str) {
+    match protocol {
+        Protocol::Mysql => {
+            let packet = err_greeting(code, &format!("tidegate: {message}"));
+            socket::last_word(&mut client, &packet).await;
+        }
+        // Nothing can be said; an RST is the honest answer to a connect that went nowhere.
+        Protocol::Tcp => socket::reset(client),
+    }
+}

@@ -1,0 +1,349 @@
+//! Moves bytes between a client and an upstream until both have said all they had to say.
+//!
+//! The rules of this room:
+//! - EOF on one side closes only that direction, after what was read before it has been written.
+//! - A side that breaks (RST, keepalive time-out) does not end the direction that comes from it
+//!   before everything it had sent is delivered: an ERR packet that a server sends before it
+//!   resets the connection is worth more than the error that the next write meets.
+//! - A break is passed on as an RST, once the other side has acknowledged what it was sent.
+//! - An idle session holds no buffer.
+//!
+//! A [`Relay`] is the last stage of a task on a `current_thread` runtime: what it borrows while it
+//! moves bytes ([`pump`]) and how it is woken to be looked at ([`watch`]) belongs to the thread.
+
+mod breakage;
+mod pump;
+mod watch;
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::Shutdown;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use prometheus::IntCounter;
+use socket2::SockRef;
+use tokio::net::TcpStream;
+
+use crate::net::socket::TcpInfo;
+use breakage::Breakage;
+use pump::{Broken, Pump};
+use watch::Watch;
+
+pub use watch::look_after;
+
+/// Moves (a read and its write) in one poll before other sessions get their turn.
+const MOVES_PER_POLL: u32 = 32;
+
+/// Who ended a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The client.
+    Client,
+    /// The upstream.
+    Upstream,
+    /// The bridge itself.
+    Tidegate,
+}
+
+impl Side {
+    /// The `side` label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Upstream => "upstream",
+            Self::Tidegate => "tidegate",
+        }
+    }
+}
+
+/// Why a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// The side closed its direction, and in the end both were closed.
+    Eof,
+    /// The side sent an RST.
+    Reset,
+    /// The side stopped answering keepalive probes.
+    Timeout,
+    /// The side did not acknowledge what it was sent for `stall_timeout`.
+    Stalled,
+    /// The path to the side failed.
+    Unreachable,
+    /// The drain timeout passed.
+    Drain,
+    /// Another socket error.
+    Error,
+}
+
+impl Reason {
+    /// The `reason` label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Eof => "eof",
+            Self::Reset => "reset",
+            Self::Timeout => "timeout",
+            Self::Stalled => "stalled",
+            Self::Unreachable => "unreachable",
+            Self::Drain => "drain",
+            Self::Error => "error",
+        }
+    }
+
+    /// What a socket error says about the peer.
+    pub fn of(error: &io::Error) -> Self {
+        match error.kind() {
+            // A write after the peer's RST or full close fails with EPIPE.
+            io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe => Self::Reset,
+            io::ErrorKind::TimedOut => Self::Timeout,
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Self::Unreachable,
+            _ => Self::Error,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How a relay ended.
+#[derive(Debug)]
+pub struct End {
+    /// Who was first.
+    pub side: Side,
+    /// How.
+    pub reason: Reason,
+    /// Bytes written to the upstream.
+    pub to_upstream: u64,
+    /// Bytes written to the client.
+    pub to_client: u64,
+    /// The kernel's view of the upstream connection at the end.
+    pub upstream: Option<TcpInfo>,
+}
+
+/// Counters that move while bytes do.
+#[derive(Debug, Clone)]
+pub struct Counters {
+    /// Bytes written to the upstream.
+    pub to_upstream: IntCounter,
+    /// Bytes written to the client.
+    pub to_client: IntCounter,
+}
+
+/// One side's socket.
+#[derive(Debug)]
+struct Leg {
+    stream: TcpStream,
+    /// Since when it has left written bytes unacknowledged, as far as was looked.
+    unacknowledged_since: Option<Instant>,
+    /// Whether it was sent a FIN.
+    closed: bool,
+}
+
+impl Leg {
+    fn new(stream: TcpStream) -> Self {
+        Self { stream, unacknowledged_since: None, closed: false }
+    }
+}
+
+/// The future of one session's bytes. Under 512 bytes, so that idle sessions are cheap.
+#[derive(Debug)]
+pub struct Relay {
+    client: Leg,
+    upstream: Leg,
+    to_upstream: Pump,
+    to_client: Pump,
+    counters: Counters,
+    stall_timeout: Duration,
+    watch: Watch,
+    first: Option<(Side, Reason)>,
+    breakage: Option<Box<Breakage>>,
+}
+
+impl Relay {
+    /// A relay between two connected sockets. `stall_timeout` 0 means never.
+    pub fn new(
+        client: TcpStream,
+        upstream: TcpStream,
+        counters: Counters,
+        stall_timeout: Duration,
+    ) -> Self {
+        Self {
+            client: Leg::new(client),
+            upstream: Leg::new(upstream),
+            to_upstream: Pump::default(),
+            to_client: Pump::default(),
+            counters,
+            stall_timeout,
+            watch: Watch::default(),
+            first: None,
+            breakage: None,
+        }
+    }
+
+    /// Moves what can be moved. `Ready(Ok)` when both directions are closed.
+    fn poll_pumps(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), (Side, Reason)>> {
+        let mut moves = MOVES_PER_POLL;
+        let moved = self.to_upstream.bytes() + self.to_client.bytes();
+        let (client, upstream) = (&mut self.client.stream, &mut self.upstream.stream);
+        let up =
+            self.to_upstream.poll(cx, client, upstream, &self.counters.to_upstream, &mut moves);
+        let up = self.settle(up, Side::Client, Side::Upstream);
+        let (client, upstream) = (&mut self.client.stream, &mut self.upstream.stream);
+        let down = self.to_client.poll(cx, upstream, client, &self.counters.to_client, &mut moves);
+        let down = self.settle(down, Side::Upstream, Side::Client);
+        if moves == 0 {
+            cx.waker().wake_by_ref();
+        }
+        if self.to_upstream.bytes() + self.to_client.bytes() != moved {
+            self.watch.wrote();
+        }
+        match (up, down) {
+            (Poll::Ready(Err(cause)), _) | (_, Poll::Ready(Err(cause))) => Poll::Ready(Err(cause)),
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
+            _ => Poll::Pending,
+        }
+    }
+
+    /// Passes the end of a direction on, and names the side behind a pump's error.
+    fn settle(
+        &mut self,
+        pumped: Poll<Result<(), Broken>>,
+        from: Side,
+        to: Side,
+    ) -> Poll<Result<(), (Side, Reason)>> {
+        pumped.map(|result| match result {
+            Ok(()) => {
+                self.close_writing(to);
+                self.first.get_or_insert((from, Reason::Eof));
+                Ok(())
+            }
+            Err(Broken::Reader(error)) => Err((from, Reason::of(&error))),
+            Err(Broken::Writer(error)) => Err((to, Reason::of(&error))),
+        })
+    }
+
+    /// Sends a FIN, once.
+    fn close_writing(&mut self, to: Side) {
+        let leg = match to {
+            Side::Upstream => &mut self.upstream,
+            Side::Client | Side::Tidegate => &mut self.client,
+        };
+        if !leg.closed {
+            leg.closed = true;
+            // Fails only on a connection that is broken; reading it will tell how.
+            let _ = SockRef::from(&leg.stream).shutdown(Shutdown::Write);
+        }
+    }
+
+    /// Looks whether a side has left what it was sent unacknowledged for too long.
+    ///
+    /// Not `TCP_USER_TIMEOUT`: that also ends a live peer whose window is closed because it pauses
+    /// reading. Such a peer answers window probes, and its `unacked` is 0.
+    fn stalled(&mut self) -> Option<Side> {
+        let now = Instant::now();
+        let mut waiting = false;
+        for (leg, side) in [(&mut self.client, Side::Client), (&mut self.upstream, Side::Upstream)]
+        {
+            let Ok(info) = TcpInfo::of(&leg.stream) else { continue };
+            let since = unacknowledged_since(leg.unacknowledged_since, &info, now);
+            leg.unacknowledged_since = since;
+            match since {
+                Some(since) if now.duration_since(since) >= self.stall_timeout => {
+                    return Some(side);
+                }
+                Some(_) => waiting = true,
+                None => {}
+            }
+        }
+        if waiting {
+            self.watch.wrote();
+        }
+        None
+    }
+
+    /// The account of a session. The first cause counts, but a break after one direction's EOF
+    /// tells more than the EOF.
+    fn end(&self, cause: (Side, Reason)) -> End {
+        let (side, reason) = match self.first {
+            Some(first) if cause.1 == Reason::Eof => first,
+            _ => cause,
+        };
+        End {
+            side,
+            reason,
+            to_upstream: self.to_upstream.bytes(),
+            to_client: self.to_client.bytes(),
+            upstream: TcpInfo::of(&self.upstream.stream).ok(),
+        }
+    }
+}
+
+impl Future for Relay {
+    type Output = End;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
+        let this = self.get_mut();
+        let due = this.watch.poll(cx);
+        if due.closing {
+            return Poll::Ready(this.end((Side::Tidegate, Reason::Drain)));
+        }
+        if let Some(breakage) = this.breakage.take() {
+            return this.poll_breakage(breakage, cx);
+        }
+        let stalled = if due.check { this.stalled() } else { None };
+        let cause = match stalled {
+            Some(side) => (side, Reason::Stalled),
+            None => match ready!(this.poll_pumps(cx)) {
+                Ok(()) => return Poll::Ready(this.end((Side::Client, Reason::Eof))),
+                Err(cause) => cause,
+            },
+        };
+        this.poll_breakage(Box::new(Breakage::new(cause)), cx)
+    }
+}
+
+/// Since when a peer owes an acknowledgement, given the last answer to the same question.
+fn unacknowledged_since(last: Option<Instant>, info: &TcpInfo, now: Instant) -> Option<Instant> {
+    if info.unacked == 0 {
+        return None;
+    }
+    let silent = Duration::from_millis(info.last_ack_recv.into());
+    match last {
+        Some(since) if now.duration_since(since) <= silent => Some(since),
+        // The first look, or an acknowledgement came in between: the clock starts now.
+        _ => Some(now),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_relay_is_small() {
+        assert!(size_of::<Relay>() < 512, "{} bytes", size_of::<Relay>());
+    }
+
+    #[test]
+    fn a_peer_is_late_only_when_no_acknowledgement_came_since_the_first_look() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let info = |unacked, silent_ms| TcpInfo::for_test(unacked, silent_ms);
+        // Everything acknowledged, or the window closed: probes do not count.
+        assert_eq!(unacknowledged_since(Some(at(0)), &info(0, 90_000), at(90)), None);
+        // The first look starts the clock, however long the last acknowledgement is ago: before
+        // the write there was nothing to acknowledge.
+        assert_eq!(unacknowledged_since(None, &info(1, 600_000), at(5)), Some(at(5)));
+        // Nothing came since.
+        assert_eq!(unacknowledged_since(Some(at(5)), &info(1, 605_000), at(10)), Some(at(5)));
+        // Something came 2 s ago, after the first look: it starts again.
+        assert_eq!(unacknowledged_since(Some(at(5)), &info(1, 2_000), at(10)), Some(at(10)));
+    }
+}

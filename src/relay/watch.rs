@@ -1,0 +1,131 @@
+//! How sessions that wait for bytes are reached: to be checked for a stall, and to be closed.
+//!
+//! Each data thread keeps a list of its relays' wakers and runs [`look_after`], the only loop
+//! here. A relay that has moved nothing since its last check is not woken.
+
+use std::cell::RefCell;
+use std::future::pending;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use slab::Slab;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::drain::{Drain, Phase};
+
+/// Checks within one stall timeout: a stall is found after it at the latest by a sixth of it.
+const CHECKS_PER_TIMEOUT: u32 = 6;
+/// Not in the list yet.
+const UNLISTED: u32 = u32::MAX;
+
+thread_local! {
+    static RELAYS: RefCell<Relays> = const {
+        RefCell::new(Relays { list: Slab::new(), round: 0, closing: false })
+    };
+}
+
+struct Relays {
+    list: Slab<Listed>,
+    round: u32,
+    closing: bool,
+}
+
+struct Listed {
+    waker: Waker,
+    wrote: bool,
+}
+
+/// A relay's place in its thread's list; left on drop.
+///
+/// The list is the thread's, so a relay stays on the thread that polled it first.
+#[derive(Debug)]
+pub(super) struct Watch {
+    key: u32,
+    round: u32,
+}
+
+/// What a relay that was woken has to do besides moving bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Due {
+    /// Look for a stall.
+    pub check: bool,
+    /// End.
+    pub closing: bool,
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Self { key: UNLISTED, round: 0 }
+    }
+}
+
+impl Watch {
+    /// Tells what is due; at the first call it joins the list.
+    pub fn poll(&mut self, cx: &Context<'_>) -> Due {
+        RELAYS.with_borrow_mut(|relays| {
+            if self.key == UNLISTED {
+                // The waker of a task does not change over its life.
+                let listed = Listed { waker: cx.waker().clone(), wrote: true };
+                self.key = u32::try_from(relays.list.insert(listed))
+                    .expect("a thread has fewer relays than file descriptors");
+                self.round = relays.round;
+            }
+            let listed = &mut relays.list[self.key as usize];
+            let check = self.round != relays.round && listed.wrote;
+            if check {
+                listed.wrote = false;
+            }
+            self.round = relays.round;
+            Due { check, closing: relays.closing }
+        })
+    }
+
+    /// Asks for a check in the next round.
+    pub fn wrote(&self) {
+        RELAYS.with_borrow_mut(|relays| {
+            if let Some(listed) = relays.list.get_mut(self.key as usize) {
+                listed.wrote = true;
+            }
+        });
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if self.key != UNLISTED {
+            // At the thread's end the list may be gone before the last task.
+            let _ = RELAYS.try_with(|relays| relays.borrow_mut().list.remove(self.key as usize));
+        }
+    }
+}
+
+/// Wakes this thread's relays when they are due. Runs until the bridge closes.
+pub async fn look_after(drain: Drain, stall_timeout: Duration) {
+    let rounds = async {
+        if stall_timeout.is_zero() {
+            pending::<()>().await;
+        }
+        let mut every = interval(stall_timeout / CHECKS_PER_TIMEOUT);
+        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            every.tick().await;
+            RELAYS.with_borrow_mut(|relays| {
+                relays.round = relays.round.wrapping_add(1);
+                wake(relays, |listed| listed.wrote);
+            });
+        }
+    };
+    tokio::select! {
+        () = rounds => {}
+        () = drain.reached(Phase::Closing) => RELAYS.with_borrow_mut(|relays| {
+            relays.closing = true;
+            wake(relays, |_| true);
+        }),
+    }
+}
+
+fn wake(relays: &Relays, which: impl Fn(&Listed) -> bool) {
+    for (_, listed) in relays.list.iter().filter(|(_, listed)| which(listed)) {
+        listed.waker.wake_by_ref();
+    }
+}

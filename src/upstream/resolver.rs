@@ -1,0 +1,152 @@
+//! Asks DNS for a gateway's addresses.
+//!
+//! hickory does the asking: servers, search domains, the hosts file, CNAME chains, truncation. Its
+//! cache is off, because how long an answer holds is decided by [`super::Upstream`].
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{
+    NameServerConfig, ResolverConfig, ResolverOpts, ServerOrderingStrategy,
+};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::{RData, RecordType};
+use hickory_resolver::system_conf::read_system_conf;
+use thiserror::Error;
+
+/// Time for one server to answer one query, and how often it is asked again.
+const QUERY: (Duration, usize) = (Duration::from_secs(2), 2);
+
+/// A name's addresses.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    /// IPv4 first, each family in the order of the answer, without repetitions; never empty.
+    pub addresses: Vec<IpAddr>,
+    /// The lowest TTL on the way to them.
+    pub ttl: Duration,
+}
+
+/// Why a name has no addresses.
+#[derive(Debug, Error)]
+pub(super) enum LookupError {
+    #[error("{0} does not exist (NXDOMAIN)")]
+    NoSuchName(String),
+    #[error("{0} has neither A nor AAAA records")]
+    NoAddress(String),
+    #[error("the DNS server refused to resolve {0} ({1})")]
+    Refused(String, ResponseCode),
+    #[error("no DNS server answered for {0} in time")]
+    Timeout(String),
+    #[error("cannot resolve {0}")]
+    Failed(String, #[source] NetError),
+    #[error("/etc/resolv.conf is of no use")]
+    System(#[source] NetError),
+}
+
+impl LookupError {
+    /// The `result` label.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::NoSuchName(_) => "nxdomain",
+            Self::NoAddress(_) => "empty",
+            Self::Refused(_, ResponseCode::ServFail) => "servfail",
+            Self::Refused(..) => "refused",
+            Self::Timeout(_) => "timeout",
+            Self::Failed(..) => "error",
+            Self::System(_) => "no_server",
+        }
+    }
+
+    fn of(host: &str, error: NetError) -> Self {
+        let host = host.to_owned();
+        match error {
+            error if error.is_nx_domain() => Self::NoSuchName(host),
+            NetError::Dns(DnsError::NoRecordsFound(none)) => match none.response_code {
+                ResponseCode::NoError => Self::NoAddress(host),
+                code => Self::Refused(host, code),
+            },
+            NetError::Dns(DnsError::ResponseCode(code)) => Self::Refused(host, code),
+            NetError::Timeout => Self::Timeout(host),
+            other => Self::Failed(host, other),
+        }
+    }
+}
+
+/// The DNS servers to ask.
+#[derive(Debug)]
+pub(super) struct Resolver {
+    nameservers: Vec<SocketAddr>,
+}
+
+impl Resolver {
+    /// Empty `nameservers`: those of the system.
+    pub fn new(nameservers: &[SocketAddr]) -> Self {
+        Self { nameservers: nameservers.to_vec() }
+    }
+
+    /// Asks for A and AAAA at once; one of them is enough.
+    pub async fn lookup(&self, host: &str) -> Result<Answer, LookupError> {
+        let resolver = self.build()?;
+        let (v4, v6) = tokio::join!(
+            resolver.lookup(host, RecordType::A),
+            resolver.lookup(host, RecordType::AAAA),
+        );
+        let mut addresses = Vec::new();
+        let mut ttl = Duration::MAX;
+        for lookup in [&v4, &v6].into_iter().flatten() {
+            let found = lookup.answers().iter().filter_map(|record| match &record.data {
+                RData::A(a) => Some(IpAddr::V4(a.0)),
+                RData::AAAA(aaaa) => Some(IpAddr::V6(aaaa.0)),
+                _ => None,
+            });
+            let known = addresses.len();
+            for address in found {
+                if !addresses.contains(&address) {
+                    addresses.push(address);
+                }
+            }
+            if addresses.len() > known {
+                // CNAMEs on the way are among the answers.
+                let lowest = lookup.answers().iter().map(|record| record.ttl).min();
+                ttl = ttl.min(Duration::from_secs(lowest.unwrap_or_default().into()));
+            }
+        }
+        match (addresses.is_empty(), v4, v6) {
+            (false, ..) => Ok(Answer { addresses, ttl }),
+            // NXDOMAIN and a failure speak of the name; "no AAAA" alone does not.
+            (true, Err(error), _) | (true, Ok(_), Err(error)) => Err(LookupError::of(host, error)),
+            (true, Ok(_), Ok(_)) => Err(LookupError::NoAddress(host.to_owned())),
+        }
+    }
+
+    /// A resolver for one look-up: built anew, so that a change of `/etc/resolv.conf` or of the
+    /// hosts file is seen.
+    fn build(&self) -> Result<TokioResolver, LookupError> {
+        let (config, mut options) = match self.nameservers.as_slice() {
+            [] => read_system_conf().map_err(LookupError::System)?,
+            servers => {
+                let servers = servers.iter().copied().map(name_server).collect();
+                let mut options = ResolverOpts::default();
+                (options.timeout, options.attempts) = QUERY;
+                (ResolverConfig::from_name_servers(servers), options)
+            }
+        };
+        options.cache_size = 0;
+        options.server_ordering_strategy = ServerOrderingStrategy::UserProvidedOrder;
+        TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+            .with_options(options)
+            .build()
+            .map_err(LookupError::System)
+    }
+}
+
+fn name_server(address: SocketAddr) -> NameServerConfig {
+    let mut server = NameServerConfig::udp_and_tcp(address.ip());
+    for connection in &mut server.connections {
+        connection.port = address.port();
+    }
+    server
+}
