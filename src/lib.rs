@@ -39,6 +39,7 @@ pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod demo;
 pub mod drain;
 pub mod log;
 pub mod metrics;

@@ -74,7 +74,7 @@ pub fn init(log: &Log) -> Logs {
     Logs { dropped, _writer: guard }
 }
 
-fn text<S>(writer: tracing_appender::non_blocking::NonBlocking) -> Box<dyn Layer<S> + Send + Sync>
+fn text<S>(writer: NonBlocking) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: Subscriber + for<'span> registry::LookupSpan<'span>,
 {

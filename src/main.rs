@@ -10,8 +10,9 @@ use std::process::ExitCode;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use tidegate::app::App;
-use tidegate::cli::{Cli, Command};
+use tidegate::cli::{Cli, Command, Demo};
 use tidegate::config::{self, Config, Overrides, Raw, Source};
+use tidegate::demo::{self, DemoOptions};
 use tidegate::drain::{Drain, Signals};
 use tidegate::log::{self, Chain};
 use tokio::runtime;
@@ -36,7 +37,7 @@ fn main() -> ExitCode {
         }
         Command::Check(check) => load(Some(&check.config), &Overrides::default())
             .and_then(|config| say(&config.to_toml())),
-        Command::Demo(demo) => show(demo.once),
+        Command::Demo(demo) => show(&demo),
     };
     match result {
         Ok(()) => OK.into(),
@@ -119,8 +120,9 @@ fn serve(config: Config) -> Result<(), Failure> {
     })
 }
 
-fn show(_once: bool) -> Result<(), Failure> {
-    Ok(())
+fn show(demo: &Demo) -> Result<(), Failure> {
+    let logs = log::init(&demo::config()?.log);
+    Ok(control_runtime()?.block_on(demo::run(DemoOptions { once: demo.once }, logs.dropped()))?)
 }
 
 fn say(text: &str) -> Result<(), Failure> {

@@ -4,6 +4,7 @@ mod outcome;
 mod session;
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -85,10 +86,11 @@ impl Proxy {
     ///
     /// What is queued then is still served: its clients have connected.
     pub async fn serve(self: Arc<Self>, mut listener: Listener) {
+        let mut draining = pin!(self.drain.reached(Phase::Draining));
         loop {
             tokio::select! {
                 biased;
-                () = self.drain.reached(Phase::Draining) => break,
+                () = &mut draining => break,
                 (stream, peer) = listener.accept() => self.clone().start(stream, peer),
             }
         }

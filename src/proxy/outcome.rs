@@ -10,7 +10,6 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::info;
 
 use super::Proxy;
-use crate::net::socket::TcpInfo;
 use crate::relay::{End, Side};
 
 /// What is known of a connection so far. Dropping it writes the close record and the metrics.
@@ -24,10 +23,11 @@ pub(super) struct Outcome {
     connected: Option<Instant>,
     side: Side,
     reason: &'static str,
+    error: Option<Box<str>>,
     to_upstream: u64,
     to_client: u64,
-    upstream_rtt_us: u32,
-    upstream_retransmits: u32,
+    /// The kernel's round-trip time, in microseconds, and number of retransmitted segments.
+    upstream: Option<(u32, u32)>,
     _member: TaskTrackerToken,
 }
 
@@ -44,10 +44,10 @@ impl Outcome {
             side: Side::Tidegate,
             // Stays when the session's future is dropped before its end.
             reason: "aborted",
+            error: None,
             to_upstream: 0,
             to_client: 0,
-            upstream_rtt_us: 0,
-            upstream_retransmits: 0,
+            upstream: None,
             _member: proxy.drain.join(),
             proxy,
         }
@@ -67,15 +67,18 @@ impl Outcome {
         self.reason = reason;
     }
 
+    /// The connection could not be served, and this is what its client was told.
+    pub fn refused(&mut self, side: Side, reason: &'static str, error: &str) {
+        self.ended(side, reason);
+        self.error = Some(error.into());
+    }
+
     /// The relay ended.
     pub fn relayed(&mut self, end: &End) {
         self.ended(end.side, end.reason.as_str());
         self.to_upstream = end.to_upstream;
         self.to_client = end.to_client;
-        if let Some(TcpInfo { rtt, total_retrans, .. }) = end.upstream {
-            self.upstream_rtt_us = rtt;
-            self.upstream_retransmits = total_retrans;
-        }
+        self.upstream = end.upstream.map(|info| (info.rtt, info.total_retrans));
     }
 }
 
@@ -102,8 +105,9 @@ impl Drop for Outcome {
             bytes_to_client = self.to_client,
             side = self.side.as_str(),
             reason = self.reason,
-            upstream_rtt_us = self.upstream_rtt_us,
-            upstream_retransmits = self.upstream_retransmits,
+            error = self.error.as_deref(),
+            upstream_rtt_us = self.upstream.map(|(rtt, _)| rtt),
+            upstream_retransmits = self.upstream.map(|(_, retransmits)| retransmits),
             "closed"
         );
     }

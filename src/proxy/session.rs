@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::Proxy;
 use super::outcome::Outcome;
@@ -56,9 +56,9 @@ async fn open(client: TcpStream, outcome: &mut Outcome) -> Option<(TcpStream, Tc
                 return Some((client, upstream));
             }
             Err(error) => {
-                outcome.ended(Side::Upstream, "unreachable");
-                warn!(listener = proxy.config.name, %error, "no upstream for a client");
-                (ErrorCode::Unreachable, error.to_string())
+                let message = error.to_string();
+                outcome.refused(Side::Upstream, "unreachable", &message);
+                (ErrorCode::Unreachable, message)
             }
         },
         reason = left(&client, protocol) => {
@@ -95,5 +95,21 @@ async fn refuse(mut client: TcpStream, protocol: Protocol, code: ErrorCode, mess
         }
         // Nothing can be said; an RST is the honest answer to a connect that went nowhere.
         Protocol::Tcp => socket::reset(client),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of the future that a function of five arguments returns.
+    fn future_size<A, B, C, D, E, F>(_: fn(A, B, C, D, E) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_session_is_small() {
+        let size = future_size(run);
+        assert!(size < 768, "{size} bytes");
     }
 }

@@ -1,0 +1,239 @@
+//! How a bridge begins and ends: signals, drain, taken ports, a log nobody reads.
+
+#![allow(clippy::disallowed_methods, reason = "tests may block: each has a thread of its own")]
+
+mod support;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mysql_async::prelude::*;
+use rustix::process::Signal;
+
+use support::bridge::{Bridge, tidegate};
+use support::mariadb::MariaDb;
+use support::tcp::{accept, connect, echo, listener, read_exactly, read_to_the_end, reset};
+use support::{PATIENCE, full_or, runtime, until};
+
+#[test]
+fn a_signal_ends_an_idle_bridge_at_once_with_0() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut bridge = Bridge::tcp(echo()).start();
+        let start = Instant::now();
+        bridge.signal(signal);
+        assert_eq!(bridge.ends().code(), Some(0));
+        assert!(start.elapsed() < Duration::from_secs(5), "took {:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn a_draining_bridge_is_unready_refuses_newcomers_and_waits_for_its_sessions() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut bridge = Bridge::tcp(echo()).start();
+        let client = connect(bridge.listen);
+        echoes(&client);
+        assert_eq!(bridge.get("/readyz").status, 200);
+
+        bridge.signal(signal);
+
+        until("readiness is off", || (bridge.get("/readyz").status == 503).then_some(()));
+        assert_eq!(bridge.get("/livez").status, 200);
+        until("newcomers are refused", || refuses(bridge.listen).then_some(()));
+        echoes(&client);
+        assert!(bridge.is_running());
+        drop(client);
+        assert_eq!(bridge.ends().code(), Some(0));
+        let record = bridge.close_record();
+        assert_eq!((record.text("side"), record.text("reason")), ("client", "eof"));
+    }
+}
+
+#[test]
+fn a_query_that_ends_during_the_drain_is_answered() {
+    let Some(db) = MariaDb::shared() else { return };
+    let mut bridge = Bridge::to(db.address()).start();
+    runtime().block_on(async {
+        let mut conn = db.connect(bridge.listen.port()).await;
+        let asked = tokio::spawn(async move {
+            let slept: Option<u32> = conn.query_first("SELECT 1 + SLEEP(2)").await.unwrap();
+            conn.disconnect().await.unwrap();
+            slept
+        });
+        let running =
+            "SELECT COUNT(*) FROM information_schema.processlist WHERE state = 'User sleep'";
+        let mut observer = db.connect(db.port).await;
+        while observer.query_first::<u32, _>(running).await.unwrap() != Some(1) {
+            tokio::task::yield_now().await;
+        }
+        bridge.signal(Signal::TERM);
+        assert_eq!(asked.await.unwrap(), Some(1));
+        observer.disconnect().await.unwrap();
+    });
+    assert_eq!(bridge.ends().code(), Some(0));
+    assert_eq!(bridge.close_record().text("side"), "client");
+}
+
+/// A stopped process accepts nothing, so whoever connects meanwhile waits in the queue.
+#[test]
+fn connections_that_wait_to_be_accepted_when_the_signal_comes_are_served() {
+    const WAITING: usize = 40;
+    let mut bridge = Bridge::tcp(echo()).start();
+    bridge.signal(Signal::STOP);
+    let waiting: Vec<TcpStream> = (0..WAITING).map(|_| connect(bridge.listen)).collect();
+    bridge.signal(Signal::TERM);
+    bridge.signal(Signal::CONT);
+    for client in &waiting {
+        echoes(client);
+    }
+    drop(waiting);
+    assert_eq!(bridge.ends().code(), Some(0));
+    let records = bridge.close_records(WAITING);
+    assert!(records.iter().all(|record| record.text("side") == "client"), "{records:?}");
+}
+
+/// One race stays, since the kernel offers no way around it: who connects between the last accept and
+/// the close of the listening socket is reset before a byte was exchanged, which to a client is the
+/// same as being refused. A session that has begun is never lost.
+#[test]
+fn a_signal_under_load_loses_no_session_that_ends_in_time() {
+    for _ in 0..full_or(10, 2) {
+        let mut bridge = Bridge::tcp(echo()).start();
+        let (answered, signalled) = (AtomicU64::new(0), AtomicBool::new(false));
+        thread::scope(|scope| {
+            let load: Vec<_> = (0..8)
+                .map(|_| scope.spawn(|| come_and_go(bridge.listen, &answered, &signalled)))
+                .collect();
+            until("the load runs", || (answered.load(Ordering::Relaxed) > 100).then_some(()));
+            signalled.store(true, Ordering::SeqCst);
+            bridge.signal(Signal::TERM);
+            for client in load {
+                client.join().expect("a session was cut");
+            }
+        });
+        assert_eq!(bridge.ends().code(), Some(0));
+        let answered = answered.load(Ordering::Relaxed) as usize;
+        let records = bridge.close_records(answered);
+        let by_clients = records.iter().filter(|record| record.text("side") == "client").count();
+        assert!(by_clients >= answered, "{by_clients} of {answered} sessions ended by themselves");
+    }
+}
+
+#[test]
+fn sessions_that_outlast_the_drain_timeout_are_closed_and_the_bridge_ends_with_0() {
+    let mut bridge = Bridge::tcp(echo()).flags(&["--drain-timeout", "700ms"]).start();
+    let clients: Vec<TcpStream> = (0..5).map(|_| connect(bridge.listen)).collect();
+    clients.iter().for_each(echoes);
+    let start = Instant::now();
+
+    bridge.signal(Signal::TERM);
+
+    for client in &clients {
+        let _ = read_to_the_end(client);
+    }
+    let took = start.elapsed();
+    assert!(took >= Duration::from_millis(600), "cut after {took:?}");
+    assert!(took < Duration::from_secs(10), "cut only after {took:?}");
+    assert_eq!(bridge.ends().code(), Some(0));
+    for record in bridge.close_records(5) {
+        assert_eq!((record.text("side"), record.text("reason")), ("tidegate", "drain"));
+    }
+}
+
+#[test]
+fn a_client_still_waiting_for_its_greeting_when_the_drain_ends_is_told_1053() {
+    let silent = listener();
+    let mut bridge =
+        Bridge::to(silent.local_addr().unwrap()).flags(&["--drain-timeout", "500ms"]).start();
+    let client = connect(bridge.listen);
+    let _server = accept(&silent);
+    bridge.signal(Signal::TERM);
+    let (packet, end) = read_to_the_end(&client);
+    assert!(end.is_ok(), "{end:?}");
+    assert_eq!(packet[3], 0, "the first packet of a conversation");
+    assert_eq!(packet[4..7], [0xff, 0x1d, 0x04], "ERR 1053");
+    assert!(packet[7..].starts_with(b"tidegate: "), "{}", String::from_utf8_lossy(&packet));
+    assert_eq!(bridge.ends().code(), Some(0));
+}
+
+#[test]
+fn a_second_signal_ends_the_bridge_at_once_with_1() {
+    for (first, second) in [(Signal::TERM, Signal::TERM), (Signal::INT, Signal::TERM)] {
+        let mut bridge = Bridge::tcp(echo()).start();
+        let client = connect(bridge.listen);
+        echoes(&client);
+        bridge.signal(first);
+        until("the drain has begun", || (bridge.get("/readyz").status == 503).then_some(()));
+        let start = Instant::now();
+        bridge.signal(second);
+        assert_eq!(bridge.ends().code(), Some(1));
+        assert!(start.elapsed() < Duration::from_secs(5), "took {:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn a_taken_port_is_named_and_ends_the_start_with_1() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let free = "127.0.0.1:0";
+    for (listen, admin) in [(address.as_str(), free), (free, address.as_str())] {
+        let output = tidegate(&["run", "127.0.0.1:1", "--listen", listen, "--admin", admin]);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains(&address), "the address is not named: {text}");
+        assert!(text.to_lowercase().contains("in use"), "the cause is not named: {text}");
+        assert!(output.stdout.is_empty(), "it said that it serves");
+    }
+}
+
+#[test]
+fn a_log_that_nobody_reads_costs_lines_and_no_session() {
+    let mut bridge = Bridge::tcp(echo()).with_an_unread_log().start();
+    let witness = connect(bridge.listen);
+    let dropped = || bridge.metrics().sum("tidegate_log_lines_dropped_total", &[]);
+    assert_eq!(dropped(), 0.0);
+
+    // Every connection leaves a line; a pipe and the queue before it hold only so many.
+    until("lines are dropped", || {
+        for _ in 0..500 {
+            let client = connect(bridge.listen);
+            reset(client);
+        }
+        (dropped() > 0.0).then_some(())
+    });
+
+    echoes(&witness);
+    echoes(&connect(bridge.listen));
+    drop(witness);
+    bridge.signal(Signal::TERM);
+    assert_eq!(bridge.ends().code(), Some(0));
+}
+
+fn echoes(mut client: &TcpStream) {
+    client.write_all(b"marco").unwrap();
+    assert_eq!(read_exactly(client, 5), b"marco");
+}
+
+/// Session after session, until the bridge takes no more.
+fn come_and_go(bridge: SocketAddr, answered: &AtomicU64, signalled: &AtomicBool) {
+    while let Ok(mut client) = TcpStream::connect(bridge) {
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        let first = client.write_all(b"x").and_then(|()| client.read_exact(&mut [0]));
+        match first {
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
+            first => first.unwrap(),
+        }
+        for _ in 0..5 {
+            echoes(&client);
+            thread::sleep(Duration::from_millis(1));
+        }
+        answered.fetch_add(1, Ordering::Relaxed);
+    }
+    assert!(signalled.load(Ordering::SeqCst), "refused before the signal");
+}
+
+fn refuses(address: SocketAddr) -> bool {
+    TcpStream::connect(address).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+}

@@ -1,0 +1,346 @@
+//! The bridge under test: the real binary, its addresses, its metrics and its close records.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempPath;
+
+use super::namespace::Namespace;
+use super::process::{Process, command, output};
+use super::{PATIENCE, threads, until_it};
+
+/// A bridge that runs and has said so.
+pub struct Bridge {
+    pub listen: SocketAddr,
+    pub admin: SocketAddr,
+    process: Process,
+    log: Arc<Mutex<Vec<String>>>,
+    namespace: Option<Arc<Namespace>>,
+    _file: Option<TempPath>,
+}
+
+/// What to start: a gateway or a file, and what is added to the command line.
+pub struct Setup {
+    args: Vec<String>,
+    variables: Vec<(String, String)>,
+    file: Option<TempPath>,
+    namespace: Option<Arc<Namespace>>,
+    log_is_read: bool,
+}
+
+impl Bridge {
+    /// A bridge from a free port to `gateway`, on flags alone.
+    pub fn to(gateway: impl ToString) -> Setup {
+        let args = [&gateway.to_string(), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+        Setup::new(None).flags(&args).flags(&["--log-format", "json", "--threads", &threads()])
+    }
+
+    /// A bridge for any TCP, on flags alone.
+    pub fn tcp(gateway: impl ToString) -> Setup {
+        Self::to(gateway).flags(&["--protocol", "tcp"])
+    }
+
+    /// A bridge that does what a file says.
+    pub fn from_file(toml: &str) -> Setup {
+        Self::from_file_alone(toml).flags(&["--log-format", "json", "--threads", &threads()])
+    }
+
+    /// A bridge with not one setting from elsewhere.
+    pub fn from_file_alone(toml: &str) -> Setup {
+        Setup::new(Some(file(toml)))
+    }
+
+    /// A bridge for any TCP whose file begins with `top`.
+    pub fn tcp_with(top: &str, gateway: impl ToString) -> Setup {
+        Self::from_file(&format!(
+            "admin = \"127.0.0.1:0\"\n{top}\n\
+             [[listener]]\nbind = \"127.0.0.1:0\"\nupstream = \"peer\"\nprotocol = \"tcp\"\n\
+             [upstream.peer]\ngateway = \"{}\"\n",
+            gateway.to_string()
+        ))
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.process.has_ended().is_none()
+    }
+
+    /// Waits for the process to end by itself.
+    pub fn ends(&mut self) -> ExitStatus {
+        self.ends_within(PATIENCE)
+    }
+
+    pub fn ends_within(&mut self, patience: Duration) -> ExitStatus {
+        self.process.wait(patience)
+    }
+
+    pub fn get(&self, path: &str) -> Reply {
+        self.http("GET", path)
+    }
+
+    pub fn http(&self, method: &str, path: &str) -> Reply {
+        let ask = || http(self.admin, method, path, "");
+        match &self.namespace {
+            Some(namespace) => namespace.enter(ask),
+            None => ask(),
+        }
+    }
+
+    pub fn metrics(&self) -> Metrics {
+        let reply = self.get("/metrics");
+        assert_eq!(reply.status, 200, "{}", reply.body);
+        Metrics::parse(&reply.body)
+    }
+
+    pub fn open_connections(&self) -> f64 {
+        self.metrics().sum("tidegate_connections_open", &[])
+    }
+
+    /// Waits until nothing is open, and checks that what was accepted was closed, each once.
+    pub fn has_accounted_for(&self, connections: f64) {
+        let name = "every connection is counted in and out";
+        let count = || {
+            let metrics = self.metrics();
+            [
+                metrics.sum("tidegate_connections_open", &[]),
+                metrics.sum("tidegate_connections_total", &[]),
+                metrics.sum("tidegate_connections_closed_total", &[]),
+            ]
+        };
+        until_it(name, count, |seen| *seen == [0.0, connections, connections]);
+    }
+
+    /// Everything logged so far, a line each.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Waits for that many close records and returns them, oldest first.
+    pub fn close_records(&self, count: usize) -> Vec<CloseRecord> {
+        let look = || self.log().iter().filter_map(|line| CloseRecord::parse(line)).collect();
+        until_it("close records", look, |seen: &Vec<CloseRecord>| seen.len() >= count)
+    }
+
+    pub fn close_record(&self) -> CloseRecord {
+        self.close_records(1).remove(0)
+    }
+
+    /// How many file descriptors the process holds.
+    pub fn fds(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+    }
+
+    /// Resident memory in bytes.
+    pub fn memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+}
+
+impl Setup {
+    fn new(file: Option<TempPath>) -> Self {
+        let mut args = vec!["run".to_owned()];
+        if let Some(file) = &file {
+            args.extend(["--config".into(), file.to_str().unwrap().into()]);
+        }
+        Self { args, variables: Vec::new(), file, namespace: None, log_is_read: true }
+    }
+
+    pub fn flags(mut self, flags: &[&str]) -> Self {
+        self.args.extend(flags.iter().map(|flag| flag.to_string()));
+        self
+    }
+
+    pub fn variables(mut self, variables: &[(&str, &str)]) -> Self {
+        self.variables
+            .extend(variables.iter().map(|(name, value)| (name.to_string(), value.to_string())));
+        self
+    }
+
+    pub fn inside(mut self, namespace: &Arc<Namespace>) -> Self {
+        self.namespace = Some(Arc::clone(namespace));
+        self
+    }
+
+    /// Nobody reads what the bridge writes to its standard error.
+    pub fn with_an_unread_log(mut self) -> Self {
+        self.log_is_read = false;
+        self
+    }
+
+    /// Starts the bridge and waits until it serves.
+    pub fn start(self) -> Bridge {
+        let mut command = match &self.namespace {
+            Some(namespace) => namespace.command(TIDEGATE),
+            None => command(TIDEGATE),
+        };
+        command.args(&self.args).stdout(Stdio::piped()).stderr(Stdio::piped());
+        without_settings(&mut command);
+        command.envs(self.variables);
+        let mut process = Process::spawn(command);
+
+        let log = Arc::new(Mutex::new(Vec::new()));
+        if self.log_is_read {
+            let lines = BufReader::new(process.child.stderr.take().unwrap()).lines();
+            let log = Arc::clone(&log);
+            thread::spawn(move || {
+                lines.map_while(Result::ok).for_each(|line| log.lock().unwrap().push(line))
+            });
+        }
+        let (said, listen) = channel();
+        let lines = BufReader::new(process.child.stdout.take().unwrap()).lines();
+        thread::spawn(move || lines.map_while(Result::ok).for_each(|line| drop(said.send(line))));
+        let line = listen.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+            let status = process.has_ended();
+            panic!(
+                "no ready line from {:?} ({status:?}):\n{}",
+                self.args,
+                log.lock().unwrap().join("\n")
+            )
+        });
+        let (listen, admin) =
+            addresses(&line).unwrap_or_else(|| panic!("not a ready line: {line}"));
+        Bridge { listen, admin, process, log, namespace: self.namespace, _file: self.file }
+    }
+}
+
+const TIDEGATE: &str = env!("CARGO_BIN_EXE_tidegate");
+
+/// `tidegate: listening on ADDRESS -> GATEWAY (pool off); admin on http://ADDRESS`
+fn addresses(line: &str) -> Option<(SocketAddr, SocketAddr)> {
+    let (listen, rest) = line.strip_prefix("tidegate: listening on ")?.split_once(" -> ")?;
+    let (_, admin) = rest.split_once(" (pool off); admin on http://")?;
+    Some((listen.parse().ok()?, admin.parse().ok()?))
+}
+
+/// A file that lasts as long as the value.
+pub fn file(text: &str) -> TempPath {
+    let mut file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file.into_temp_path()
+}
+
+/// Runs the binary to its end, with no settings from the environment.
+pub fn tidegate(args: &[&str]) -> Output {
+    tidegate_in(args, &[])
+}
+
+/// Runs the binary to its end, with these settings from the environment and no others.
+pub fn tidegate_in(args: &[&str], environment: &[(&str, &str)]) -> Output {
+    let mut command = command(TIDEGATE);
+    without_settings(&mut command);
+    command.args(args).envs(environment.iter().copied());
+    output(command)
+}
+
+fn without_settings(command: &mut Command) {
+    for (name, _) in
+        env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TIDEGATE_"))
+    {
+        command.env_remove(name);
+    }
+}
+
+/// An answer of the admin endpoint.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub headers: String,
+    pub body: String,
+}
+
+/// Asks an admin endpoint; `headers` are whole lines, each with its line end.
+pub fn http(address: SocketAddr, method: &str, path: &str, headers: &str) -> Reply {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\nConnection: close\r\n{headers}\r\n"
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).unwrap();
+    let (headers, body) = reply.split_once("\r\n\r\n").unwrap();
+    let status = headers.split(' ').nth(1).unwrap().parse().unwrap();
+    Reply { status, headers: headers.to_lowercase(), body: body.into() }
+}
+
+/// One scrape.
+#[derive(Debug)]
+pub struct Metrics(Vec<Sample>);
+
+#[derive(Debug)]
+pub struct Sample {
+    pub name: String,
+    pub labels: BTreeMap<String, String>,
+    pub value: f64,
+}
+
+impl Metrics {
+    fn parse(text: &str) -> Self {
+        Self(text.lines().filter(|line| !line.starts_with('#')).map(Sample::parse).collect())
+    }
+
+    /// The samples of a name that have all these labels.
+    pub fn samples(&self, name: &str, labels: &[(&str, &str)]) -> Vec<&Sample> {
+        let has = |sample: &Sample| {
+            labels.iter().all(|(key, value)| sample.labels.get(*key).is_some_and(|v| v == value))
+        };
+        self.0.iter().filter(|sample| sample.name == name && has(sample)).collect()
+    }
+
+    /// Their sum; 0 when there are none, as a counter that never moved may be absent.
+    pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        self.samples(name, labels).iter().map(|sample| sample.value).sum()
+    }
+}
+
+impl Sample {
+    fn parse(line: &str) -> Self {
+        let (key, value) = line.rsplit_once(' ').unwrap();
+        let (name, labels) = key.split_once('{').unwrap_or((key, "}"));
+        let labels = labels.strip_suffix('}').unwrap().split_terminator("\",").map(|pair| {
+            let (key, value) = pair.split_once("=\"").unwrap();
+            (key.to_string(), value.trim_end_matches('"').to_string())
+        });
+        Self { name: name.into(), labels: labels.collect(), value: value.parse().unwrap() }
+    }
+}
+
+/// The line that every connection leaves behind.
+#[derive(Debug, Clone)]
+pub struct CloseRecord(pub Value);
+
+impl CloseRecord {
+    /// Nothing, if the line is another one.
+    fn parse(line: &str) -> Option<Self> {
+        let mut line: Value = serde_json::from_str(line).ok()?;
+        let fields = line.get_mut("fields").map(Value::take).unwrap_or(line);
+        (fields.get("side").is_some() && fields.get("reason").is_some()).then_some(Self(fields))
+    }
+
+    pub fn text(&self, field: &str) -> &str {
+        self.0[field].as_str().unwrap_or_else(|| panic!("no text `{field}` in {}", self.0))
+    }
+
+    pub fn number(&self, field: &str) -> f64 {
+        self.0[field].as_f64().unwrap_or_else(|| panic!("no number `{field}` in {}", self.0))
+    }
+}

@@ -1,0 +1,293 @@
+//! A MariaDB of the test's own: a private data directory, a free port, TLS, and a hard death.
+
+use std::fs;
+use std::io::{ErrorKind, Read};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Duration;
+
+use mysql_async::{Conn, Opts, OptsBuilder};
+use tempfile::TempDir;
+
+use super::process::{Process, command, installed, succeed};
+use super::tcp::Noise;
+use super::{PATIENCE, skip, until};
+
+const USER: &str = "app";
+const PASSWORD: &str = "ebb and flow";
+
+/// A server that is killed and whose data is removed when it is dropped.
+pub struct MariaDb {
+    pub port: u16,
+    pub certificates: Certificates,
+    process: Mutex<Option<Process>>,
+    options: Vec<String>,
+    dir: TempDir,
+}
+
+impl MariaDb {
+    /// Starts a server; nothing, with the reason printed, where MariaDB is not installed.
+    pub fn start(options: &[&str]) -> Option<Self> {
+        for (program, package) in
+            [("mariadbd", "mariadb-server"), ("mariadb", "mariadb-client"), ("openssl", "openssl")]
+        {
+            if !installed(program) {
+                skip(&format!("no `{program}` here (Debian package {package})"));
+                return None;
+            }
+        }
+        let dir = tempfile::Builder::new().prefix("mariadb").tempdir().unwrap();
+        // The server runs as a user of its own and has to get in.
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let certificates = Certificates::make(dir.path());
+        install(dir.path());
+        let mut server = Self {
+            port: 0,
+            certificates,
+            process: Mutex::new(None),
+            options: options.iter().map(|option| option.to_string()).collect(),
+            dir,
+        };
+        // Between finding a port and using it somebody else may take it.
+        let mut attempts = 0;
+        loop {
+            server.port = free_port();
+            attempts += 1;
+            match server.run() {
+                Ok(()) => return Some(server),
+                Err(log) => assert!(attempts < 5, "mariadbd does not start:\n{log}"),
+            }
+        }
+    }
+
+    /// One plain server for all tests of a binary that run at the same time.
+    pub fn shared() -> Option<Arc<Self>> {
+        static SHARED: Mutex<Weak<MariaDb>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let server = shared.upgrade().or_else(|| Self::start(&[]).map(Arc::new))?;
+        *shared = Arc::downgrade(&server);
+        Some(server)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
+    }
+
+    /// `kill -9`: no goodbye to anyone.
+    pub fn kill(&self) {
+        drop(self.process.lock().unwrap().take());
+    }
+
+    /// Starts the server at the port it has, and waits until it greets.
+    pub fn restart(&self) {
+        self.run().unwrap_or_else(|log| panic!("mariadbd does not start again:\n{log}"));
+    }
+
+    /// Starts the server and waits until it greets; what it said if it ended instead.
+    fn run(&self) -> Result<(), String> {
+        let mut process = Process::spawn(self.command());
+        until("MariaDB greets or ends", || {
+            if process.has_ended().is_some() {
+                let log = fs::read_to_string(self.dir.path().join("data/error.log"));
+                return Some(Err(log.unwrap_or_default()));
+            }
+            greets(self.address()).then_some(Ok(()))
+        })?;
+        *self.process.lock().unwrap() = Some(process);
+        Ok(())
+    }
+
+    /// The command-line client at `port`, which may be ours or a bridge's; the caller adds the rest.
+    pub fn client(&self, port: u16) -> Command {
+        let mut client = command("mysql");
+        client.args([
+            "--no-defaults",
+            "--protocol=tcp",
+            "--host=127.0.0.1",
+            "--batch",
+            "--skip-column-names",
+        ]);
+        client.args([
+            &format!("--port={port}"),
+            &format!("--user={USER}"),
+            &format!("--password={PASSWORD}"),
+        ]);
+        client.arg("--database=test");
+        client
+    }
+
+    /// What the command-line client prints for a statement.
+    pub fn query(&self, port: u16, sql: &str) -> String {
+        let mut client = self.client(port);
+        client.args(["--execute", sql]);
+        succeed(client).trim_end().into()
+    }
+
+    /// For mysql_async, at `port`.
+    pub fn opts(&self, port: u16) -> OptsBuilder {
+        let opts = OptsBuilder::default().ip_or_hostname("127.0.0.1").tcp_port(port);
+        // Told of a local server, mysql_async would leave the bridge for the server's Unix socket.
+        opts.prefer_socket(false).user(Some(USER)).pass(Some(PASSWORD)).db_name(Some("test"))
+    }
+
+    pub async fn connect(&self, port: u16) -> Conn {
+        Conn::new(Opts::from(self.opts(port))).await.unwrap()
+    }
+
+    /// sysbench's settings for a server at `port`.
+    pub fn sysbench(&self, port: u16, test: &str) -> Command {
+        let mut sysbench = command("sysbench");
+        sysbench.args([test, "--db-driver=mysql", "--mysql-host=127.0.0.1", "--mysql-db=test"]);
+        sysbench.args([
+            format!("--mysql-port={port}"),
+            format!("--mysql-user={USER}"),
+            format!("--mysql-password={PASSWORD}"),
+        ]);
+        sysbench
+    }
+
+    fn command(&self) -> Command {
+        let path = |name: &str| self.dir.path().join(name).to_str().unwrap().to_owned();
+        let mut server = as_server_user("mariadbd");
+        server.args([
+            "--no-defaults".into(),
+            format!("--datadir={}", path("data")),
+            format!("--socket={}", path("data/socket")),
+            format!("--pid-file={}", path("data/pid")),
+            format!("--log-error={}", path("data/error.log")),
+            format!("--init-file={}", path("init.sql")),
+            format!("--port={}", self.port),
+            format!("--ssl-ca={}", self.certificates.ca.display()),
+            format!("--ssl-cert={}", self.certificates.server.display()),
+            format!("--ssl-key={}", self.certificates.key.display()),
+            "--bind-address=127.0.0.1".into(),
+            "--skip-networking=0".into(),
+            "--skip-name-resolve".into(),
+            "--local-infile=1".into(),
+            "--max-allowed-packet=64M".into(),
+            // Tests pause for longer than the server's own patience of 60 and 30 s.
+            "--net-write-timeout=600".into(),
+            "--net-read-timeout=600".into(),
+            "--innodb-lock-wait-timeout=600".into(),
+            // Speed instead of safety: the data is thrown away anyway.
+            "--innodb-flush-log-at-trx-commit=0".into(),
+            "--skip-innodb-doublewrite".into(),
+        ]);
+        server.args(&self.options).stdout(Stdio::null()).stderr(Stdio::null());
+        server
+    }
+}
+
+impl Drop for MariaDb {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A certificate authority, a server certificate for the name localhost, and a stranger's CA.
+pub struct Certificates {
+    pub ca: PathBuf,
+    pub server: PathBuf,
+    pub key: PathBuf,
+    pub wrong_ca: PathBuf,
+}
+
+impl Certificates {
+    fn make(dir: &Path) -> Self {
+        let certificates = Self {
+            ca: dir.join("ca.pem"),
+            server: dir.join("server.pem"),
+            key: dir.join("server.key"),
+            wrong_ca: dir.join("stranger.pem"),
+        };
+        authority(&certificates.ca, &dir.join("ca.key"), "tidegate test CA");
+        authority(&certificates.wrong_ca, &dir.join("stranger.key"), "a stranger");
+        let mut openssl =
+            certificate(&certificates.server, &certificates.key, "tidegate test server");
+        openssl.args(["-addext", "subjectAltName=DNS:localhost"]);
+        openssl.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
+        openssl.arg("-CA").arg(&certificates.ca).arg("-CAkey").arg(dir.join("ca.key"));
+        succeed(openssl);
+        fs::set_permissions(&certificates.key, fs::Permissions::from_mode(0o644)).unwrap();
+        certificates
+    }
+}
+
+fn authority(file: &Path, key: &Path, name: &str) {
+    let mut openssl = certificate(file, key, name);
+    openssl.args(["-addext", "keyUsage=critical,keyCertSign,cRLSign"]);
+    succeed(openssl);
+}
+
+fn certificate(file: &Path, key: &Path, name: &str) -> Command {
+    let mut openssl = command("openssl");
+    openssl.args([
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+    ]);
+    openssl.args(["-subj", &format!("/CN={name}")]).arg("-out").arg(file).arg("-keyout").arg(key);
+    openssl
+}
+
+/// Lays out an empty data directory and writes what the server does first.
+fn install(dir: &Path) {
+    let data = dir.join("data");
+    let mut install = command("mariadb-install-db");
+    install.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
+    install.arg(format!("--datadir={}", data.display()));
+    if rustix::process::geteuid().is_root() {
+        install.arg("--user=mysql");
+    }
+    succeed(install);
+    let init = format!(
+        "CREATE DATABASE IF NOT EXISTS test;\n\
+         CREATE USER IF NOT EXISTS {USER}@'%' IDENTIFIED BY '{PASSWORD}';\n\
+         GRANT ALL ON *.* TO {USER}@'%';\n"
+    );
+    fs::write(dir.join("init.sql"), init).unwrap();
+}
+
+/// The server refuses to run as root. It does not change its user itself here: that would clear the
+/// signal that ends it with the test process.
+fn as_server_user(program: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    if rustix::process::geteuid().is_root() {
+        command.args(["--reuid", "mysql", "--regid", "mysql", "--clear-groups"]);
+    }
+    command.args(["--pdeathsig", "KILL", "--", program]).stdin(Stdio::null());
+    command
+}
+
+fn greets(address: SocketAddr) -> bool {
+    let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_secs(1)) else {
+        return false;
+    };
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut header = [0; 5];
+    stream.read_exact(&mut header).is_ok() && header[4] == 10
+}
+
+/// A port outside the range from which the kernel takes ports for clients, so that a server that was
+/// killed finds its port still free.
+fn free_port() -> u16 {
+    static PORTS: OnceLock<Mutex<Noise>> = OnceLock::new();
+    let ports = PORTS.get_or_init(|| Mutex::new(Noise::new(u64::from(std::process::id()))));
+    until("a free port", || {
+        let port = 20_000 + (ports.lock().unwrap().number() % 10_000) as u16;
+        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            Ok(_) => Some(port),
+            Err(error) if error.kind() == ErrorKind::AddrInUse => None,
+            Err(error) => panic!("bind: {error}"),
+        }
+    })
+}

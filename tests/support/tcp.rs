@@ -1,0 +1,178 @@
+//! Plain sockets with deadlines, and bytes that can be checked without being kept.
+
+use std::fs;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use socket2::SockRef;
+
+use super::{PATIENCE, until};
+
+/// An upstream to be: a listener on a free loopback port.
+pub fn listener() -> TcpListener {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()
+}
+
+/// A loopback address at which nobody listens.
+///
+/// The port is bound, but not listened on, for as long as the socket is held: so nobody else gets it.
+pub fn nobody() -> (SocketAddr, socket2::Socket) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    (socket.local_addr().unwrap().as_socket().unwrap(), socket)
+}
+
+pub fn connect(to: SocketAddr) -> TcpStream {
+    patient(TcpStream::connect_timeout(&to, PATIENCE).unwrap())
+}
+
+pub fn accept(listener: &TcpListener) -> TcpStream {
+    listener.set_nonblocking(true).unwrap();
+    let stream = until("somebody connects", || match listener.accept() {
+        Ok((stream, _)) => Some(stream),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+        Err(error) => panic!("accept: {error}"),
+    });
+    stream.set_nonblocking(false).unwrap();
+    patient(stream)
+}
+
+/// A connection through the bridge: the client's end and the upstream's end.
+pub fn through(bridge: SocketAddr, upstream: &TcpListener) -> (TcpStream, TcpStream) {
+    let client = connect(bridge);
+    (client, accept(upstream))
+}
+
+/// No read or write hangs for ever; every small write leaves at once.
+fn patient(stream: TcpStream) -> TcpStream {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+/// Ends a connection with an RST instead of a FIN; what is not yet sent is thrown away.
+pub fn reset(stream: TcpStream) {
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+/// Waits until the kernel of the other end has acknowledged everything written.
+pub fn until_acknowledged(stream: &TcpStream) {
+    until("everything written is acknowledged", || (unacknowledged(stream) == 0).then_some(()));
+}
+
+fn unacknowledged(stream: &TcpStream) -> u64 {
+    let ends =
+        format!("{} {}", hex(stream.local_addr().unwrap()), hex(stream.peer_addr().unwrap()));
+    let table = fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
+    let row = table.lines().find(|row| row.contains(&ends)).expect("an open socket has a row");
+    let queues = row.split_whitespace().nth(4).unwrap();
+    u64::from_str_radix(queues.split(':').next().unwrap(), 16).unwrap()
+}
+
+/// An IPv4 address as /proc/net/tcp writes it.
+fn hex(address: SocketAddr) -> String {
+    let SocketAddr::V4(address) = address else { panic!("{address} is not IPv4") };
+    format!("{:08X}:{:04X}", u32::from_ne_bytes(address.ip().octets()), address.port())
+}
+
+/// Reads until the other end has said all it will; how it ended comes with the bytes.
+pub fn read_to_the_end(mut stream: &TcpStream) -> (Vec<u8>, io::Result<()>) {
+    let mut bytes = Vec::new();
+    let end = stream.read_to_end(&mut bytes).map(drop);
+    (bytes, end)
+}
+
+pub fn is_reset(end: &io::Result<()>) -> bool {
+    end.as_ref().is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
+}
+
+pub fn read_exactly(mut stream: &TcpStream, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    stream.read_exact(&mut bytes).unwrap();
+    bytes
+}
+
+/// A stream of bytes that follows from its seed, so that both ends know it without sharing it.
+pub struct Noise(u64);
+
+impl Noise {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    /// Marsaglia's xorshift64.
+    pub fn number(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// `length` bytes; a whole number of 8-byte words, so that any cutting gives the same stream.
+    pub fn bytes(&mut self, length: usize) -> Vec<u8> {
+        assert!(length.is_multiple_of(8));
+        (0..length / 8).flat_map(|_| self.number().to_le_bytes()).collect()
+    }
+}
+
+const CHUNK: usize = 64 * 1024;
+
+/// Writes noise and, at the end, a FIN.
+pub fn send_noise(mut stream: &TcpStream, seed: u64, length: usize) -> io::Result<()> {
+    let mut noise = Noise::new(seed);
+    for start in (0..length).step_by(CHUNK) {
+        stream.write_all(&noise.bytes(CHUNK.min(length - start)))?;
+    }
+    stream.shutdown(Shutdown::Write)
+}
+
+/// Reads exactly that noise and then an EOF.
+pub fn expect_noise(mut stream: &TcpStream, seed: u64, length: usize) {
+    let mut noise = Noise::new(seed);
+    for start in (0..length).step_by(CHUNK) {
+        let expected = noise.bytes(CHUNK.min(length - start));
+        let mut got = vec![0; expected.len()];
+        stream
+            .read_exact(&mut got)
+            .unwrap_or_else(|error| panic!("after {start} of {length} bytes: {error}"));
+        assert!(got == expected, "bytes {start} to {} differ", start + expected.len());
+    }
+    assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0, "more came than was sent");
+}
+
+/// Writes noise in pieces of random size, with no FIN.
+pub fn send_in_pieces(mut stream: &TcpStream, seed: u64, length: usize, largest: usize) {
+    let bytes = Noise::new(seed).bytes(length);
+    let mut sizes = Noise::new(!seed);
+    let mut rest = &bytes[..];
+    while !rest.is_empty() {
+        let (piece, later) = rest.split_at((1 + sizes.number() as usize % largest).min(rest.len()));
+        stream.write_all(piece).unwrap();
+        rest = later;
+    }
+}
+
+/// Serves every connection with `serve`, each on a thread, for as long as the test process lives.
+pub fn serve(
+    listener: &TcpListener,
+    serve: impl Fn(TcpStream) + Clone + Send + 'static,
+) -> SocketAddr {
+    let listener = listener.try_clone().unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            stream.set_nodelay(true).unwrap();
+            let serve = serve.clone();
+            thread::spawn(move || serve(stream));
+        }
+    });
+    address
+}
+
+/// An upstream that answers every byte with itself, until EOF.
+pub fn echo() -> SocketAddr {
+    serve(&listener(), |stream| drop(io::copy(&mut &stream, &mut &stream)))
+}
