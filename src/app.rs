@@ -25,6 +25,7 @@ use crate::config::{Config, Gateway, Listener as ListenerConfig, Protocol};
 use crate::drain::{Drain, Phase};
 use crate::metrics::Metrics;
 use crate::net::listener::{self, Listener};
+use crate::net::socket;
 use crate::proxy::Proxy;
 use crate::relay;
 use crate::upstream::Upstream;
@@ -40,6 +41,14 @@ pub enum BuildError {
     Bind {
         /// The address.
         address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The kernel does not have the congestion control algorithm, or does not allow it.
+    #[error("congestion_control is `{name}`, which the kernel refuses")]
+    CongestionControl {
+        /// The algorithm.
+        name: String,
         /// What the kernel said.
         source: io::Error,
     },
@@ -59,7 +68,13 @@ pub enum BuildError {
 impl BuildError {
     /// What may be done about it.
     pub fn hint(&self) -> Option<&'static str> {
-        let Self::Bind { source, .. } = self else { return None };
+        let source = match self {
+            Self::Bind { source, .. } => source,
+            Self::CongestionControl { .. } => {
+                return Some("see net.ipv4.tcp_allowed_congestion_control, or set system");
+            }
+            Self::Token { .. } | Self::EmptyToken(_) => return None,
+        };
         match source.kind() {
             io::ErrorKind::AddrInUse => {
                 Some("another process listens there; choose another port with --listen or --admin")
@@ -108,6 +123,10 @@ impl App {
         log_lines_dropped: impl Fn() -> u64 + Send + Sync + 'static,
     ) -> Result<Self, BuildError> {
         raise_file_limit();
+        if let Some(name) = &config.tcp.congestion_control {
+            socket::try_congestion_control(name)
+                .map_err(|source| BuildError::CongestionControl { name: name.clone(), source })?;
+        }
         let token = config.admin_token_file.clone().map(read_token).transpose()?;
         let metrics = Arc::new(Metrics::new());
         let upstreams: Vec<Arc<Upstream>> = config

@@ -28,19 +28,21 @@ pub enum Command {
     /// Listens, resolves the gateway's name, and relays MySQL sessions to it until SIGTERM.
     /// A flag wins over its environment variable, that over the file, that over the default.
     #[command(after_help = EXIT_CODES)]
-    Run(Box<Run>),
+    Run(Settings),
     /// Validates a configuration and prints the finished values.
+    ///
+    /// Takes what `run` takes, and prints what `run` would run on, in the shape of the file.
     #[command(after_help = EXIT_CODES)]
-    Check(Check),
+    Check(Settings),
     /// Shows the whole bridge on embedded parts; needs no network and no server.
     #[command(after_help = EXIT_CODES)]
     Demo(Demo),
 }
 
-/// Flags of `run`. Each argument's id is the key's name, so the value layer can tell what it is
-/// without a list of its own.
+/// Flags of `run` and `check`. Each argument's id is its key's name, so what was given can be
+/// handed to the configuration without another list.
 #[derive(Debug, Args)]
-pub struct Run {
+pub struct Settings {
     /// The gateway: host, host:port or an IP address; the port is 4000 if not given.
     #[arg(value_name = "GATEWAY")]
     pub gateway: Option<String>,
@@ -98,14 +100,6 @@ pub struct Run {
     /// off, error, warn, info, debug or trace [default: info].
     #[arg(long, value_name = "LEVEL", env = "TIDEGATE_LOG_LEVEL")]
     pub log_level: Option<String>,
-}
-
-/// Flags of `check`.
-#[derive(Debug, Args)]
-pub struct Check {
-    /// The file to validate.
-    #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
 }
 
 /// Flags of `demo`.

@@ -1,17 +1,17 @@
 //! The `tidegate` command: parses, dispatches, maps errors to exit codes.
 #![forbid(unsafe_code)]
 
+use std::env;
 use std::error::Error;
 use std::fs;
 use std::io::{self, Write};
-use std::path::Path;
 use std::process::ExitCode;
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use tidegate::app::App;
-use tidegate::cli::{Cli, Command, Demo};
-use tidegate::config::{self, Config, Overrides, Raw, Source};
+use tidegate::cli::{Cli, Command, Demo, Settings};
+use tidegate::config::{self, Config, ConfigError, Overrides, Raw, Source};
 use tidegate::demo::{self, DemoOptions};
 use tidegate::drain::{Drain, Signals};
 use tidegate::log::{self, Chain};
@@ -29,20 +29,18 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };
-    let arguments = matches.subcommand().map(|(_, arguments)| arguments);
-    let result = match cli.command {
-        Command::Run(run) => {
-            let overrides = arguments.map(overrides).unwrap_or_default();
-            load(run.config.as_deref(), &overrides).and_then(serve)
+    let result = match &cli.command {
+        Command::Run(settings) => load(settings, &matches).and_then(serve),
+        Command::Check(settings) => {
+            load(settings, &matches).and_then(|config| say(&config.to_toml()))
         }
-        Command::Check(check) => load(Some(&check.config), &Overrides::default())
-            .and_then(|config| say(&config.to_toml())),
-        Command::Demo(demo) => show(&demo),
+        Command::Demo(demo) => show(demo),
     };
     match result {
         Ok(()) => OK.into(),
         Err(Failure { code, message }) => {
-            eprintln!("tidegate: {message}");
+            // Not `eprintln!`, which panics when stderr is closed.
+            let _ = writeln!(io::stderr(), "tidegate: {message}");
             code.into()
         }
     }
@@ -53,66 +51,78 @@ struct Failure {
     message: String,
 }
 
-impl<E: Error> From<E> for Failure {
+impl Failure {
     /// A failure while running.
-    fn from(error: E) -> Self {
+    fn running(error: impl Error) -> Self {
         Self { code: FAILED, message: Chain(&error).to_string() }
     }
 }
 
-fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Config, Failure> {
-    let file = path
-        .map(|path| {
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        let code = if error.is_usage() { USAGE } else { BAD_CONFIG };
+        Self { code, message: error.to_string() }
+    }
+}
+
+fn load(settings: &Settings, matches: &ArgMatches) -> Result<Config, Failure> {
+    let file = match &settings.config {
+        None => None,
+        Some(path) => {
             let origin = path.display().to_string();
-            fs::read_to_string(path).map(|text| (text, origin.clone())).map_err(|error| Failure {
+            let text = fs::read_to_string(path).map_err(|error| Failure {
                 code: BAD_CONFIG,
                 message: format!("cannot read {origin}: {error}"),
-            })
-        })
-        .transpose()?;
+            })?;
+            Some((text, origin))
+        }
+    };
     let file = file.as_ref().map(|(text, origin)| (text.as_str(), origin.as_str()));
-    config::load(file, overrides).map_err(|error| Failure {
-        code: if error.is_usage() { USAGE } else { BAD_CONFIG },
-        message: error.to_string(),
-    })
+    let given = matches.subcommand().map(|(name, arguments)| given(name, arguments));
+    Ok(config::load(file, &given.transpose()?.unwrap_or_default())?)
 }
 
 /// The flags and variables that were given, by key.
-fn overrides(arguments: &ArgMatches) -> Overrides {
+fn given(command: &str, arguments: &ArgMatches) -> Result<Overrides, ConfigError> {
     let mut given = Overrides::default();
-    for id in arguments.ids().map(clap::Id::as_str).filter(|id| *id != "config") {
-        let flag = id.replace('_', "-");
-        let source = match arguments.value_source(id) {
-            Some(ValueSource::EnvVariable) => {
-                Source::Env(format!("TIDEGATE_{}", id.to_ascii_uppercase()))
-            }
-            Some(ValueSource::CommandLine) if id == "gateway" => Source::Flag("GATEWAY".into()),
-            Some(ValueSource::CommandLine) => Source::Flag(format!("--{flag}")),
+    let cli = Cli::command();
+    let known = cli.find_subcommand(command).into_iter().flat_map(clap::Command::get_arguments);
+    let mut variables = Vec::new();
+    for argument in known {
+        let id = argument.get_id().as_str();
+        let variable = argument.get_env().map(|name| name.to_string_lossy().into_owned());
+        variables.extend(variable.clone());
+        let source = match (arguments.value_source(id), argument.get_long(), variable) {
+            (Some(ValueSource::CommandLine), Some(flag), _) => Source::Flag(format!("--{flag}")),
+            (Some(ValueSource::CommandLine), None, _) => Source::Flag(id.to_ascii_uppercase()),
+            (Some(ValueSource::EnvVariable), _, Some(variable)) => Source::Env(variable),
             _ => continue,
         };
         let values = arguments.get_raw(id).into_iter().flatten();
         let values: Vec<_> = values.map(|value| value.to_string_lossy().into_owned()).collect();
         // An empty variable is how a deployment says "not set".
-        if matches!(source, Source::Env(_)) && values.iter().all(String::is_empty) {
-            continue;
+        let unset = matches!(source, Source::Env(_)) && values.iter().all(String::is_empty);
+        if !unset && id != "config" {
+            given.0.insert(id.to_owned(), Raw { values, source });
         }
-        given.0.insert(id.to_owned(), Raw { values, source });
     }
-    given
+    let set = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    config::check_variables(set, &variables)?;
+    Ok(given)
 }
 
 fn serve(config: Config) -> Result<(), Failure> {
     let logs = log::init(&config.log);
     control_runtime()?.block_on(async {
         let drain = Drain::new();
-        let signals = Signals::install()?;
+        let signals = Signals::install().map_err(Failure::running)?;
         let app = App::build(config, drain.clone(), logs.dropped()).map_err(|error| {
             let hint = error.hint().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
             Failure { code: FAILED, message: format!("{}{hint}", Chain(&error)) }
         })?;
         say(&format!("{}\n", app.ready_line()))?;
         tokio::select! {
-            result = app.run() => Ok(result?),
+            result = app.run() => result.map_err(Failure::running),
             () = signals.watch(&drain) => {
                 Err(Failure { code: FAILED, message: "ended by a second signal".into() })
             }
@@ -122,15 +132,15 @@ fn serve(config: Config) -> Result<(), Failure> {
 
 fn show(demo: &Demo) -> Result<(), Failure> {
     let logs = log::init(&demo::config()?.log);
-    Ok(control_runtime()?.block_on(demo::run(DemoOptions { once: demo.once }, logs.dropped()))?)
+    let options = DemoOptions { once: demo.once };
+    control_runtime()?.block_on(demo::run(options, logs.dropped())).map_err(Failure::running)
 }
 
 fn say(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout();
-    stdout.write_all(text.as_bytes())?;
-    Ok(stdout.flush()?)
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(Failure::running)
 }
 
 fn control_runtime() -> Result<runtime::Runtime, Failure> {
-    Ok(runtime::Builder::new_current_thread().enable_all().build()?)
+    runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::running)
 }

@@ -25,7 +25,6 @@ pub struct Metrics {
     connections: IntCounterVec,
     open: IntGaugeVec,
     closed: IntCounterVec,
-    rejected: IntCounterVec,
     bytes: IntCounterVec,
     connect: HistogramVec,
     lifetime: HistogramVec,
@@ -54,7 +53,6 @@ pub struct ListenerMetrics {
     /// Accept to close, seconds.
     pub lifetime: Histogram,
     closed: IntCounterVec,
-    rejected: IntCounterVec,
 }
 
 /// The handles of one upstream.
@@ -91,11 +89,6 @@ impl Metrics {
                 "tidegate_connections_closed_total",
                 "Client connections ended, by the side that ended them and why.",
                 &["listener", "side", "reason"],
-            ),
-            rejected: counter(
-                "tidegate_connections_rejected_total",
-                "Client connections turned away before an upstream was dialled.",
-                &["listener", "reason"],
             ),
             bytes: counter(
                 "tidegate_bytes_total",
@@ -150,12 +143,11 @@ impl Metrics {
             gauge("tidegate_build_info", "The running build; always 1.", &["version", "commit"]);
         let commit = option_env!("TIDEGATE_COMMIT").unwrap_or("unknown");
         build.with_label_values(&[env!("CARGO_PKG_VERSION"), commit]).set(1);
-        let families: [Box<dyn Collector>; 15] = [
+        let families: [Box<dyn Collector>; 14] = [
             Box::new(build),
             Box::new(metrics.connections.clone()),
             Box::new(metrics.open.clone()),
             Box::new(metrics.closed.clone()),
-            Box::new(metrics.rejected.clone()),
             Box::new(metrics.bytes.clone()),
             Box::new(metrics.connect.clone()),
             Box::new(metrics.lifetime.clone()),
@@ -185,7 +177,6 @@ impl Metrics {
             connect: self.connect.with_label_values(&[name, pool_result]),
             lifetime: self.lifetime.with_label_values(&[name]),
             closed: self.closed.clone(),
-            rejected: self.rejected.clone(),
         }
     }
 
@@ -217,11 +208,6 @@ impl ListenerMetrics {
     /// Counts a connection's end.
     pub fn closed(&self, side: &str, reason: &str) {
         self.closed.with_label_values(&[self.name.as_str(), side, reason]).inc();
-    }
-
-    /// Counts a connection that was turned away.
-    pub fn rejected(&self, reason: &str) {
-        self.rejected.with_label_values(&[self.name.as_str(), reason]).inc();
     }
 }
 

@@ -8,10 +8,14 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use strsim::damerau_levenshtein;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::error::ConfigError;
+
+/// Letters that are missing, added, wrong or swapped in a name that is still meant.
+const MISSPELT: usize = 2;
 
 /// Where a setting was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +52,28 @@ pub struct Raw {
 /// Flags and environment variables by key name; a flag has already won over its variable.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overrides(pub BTreeMap<String, Raw>);
+
+/// Refuses a variable that looks like a misspelt one of ours: it would be ignored in silence.
+///
+/// Others that begin with `TIDEGATE_` are left alone, and so are those that Kubernetes makes for a
+/// service called tidegate (`TIDEGATE_PORT`, `TIDEGATE_SERVICE_HOST`, …).
+pub fn check_variables(
+    set: impl Iterator<Item = String>,
+    known: &[String],
+) -> Result<(), ConfigError> {
+    for name in set.filter(|name| !known.contains(name)) {
+        let Some(key) = name.strip_prefix("TIDEGATE_") else { continue };
+        if key == "PORT" || key.starts_with("PORT_") || key.starts_with("SERVICE_") {
+            continue;
+        }
+        let meant = known.iter().find(|known| damerau_levenshtein(known, &name) <= MISSPELT);
+        if let Some(meant) = meant {
+            return Err(ConfigError::new(Source::Env(name.clone()), "no such setting")
+                .hint(format!("did you mean `{meant}`?")));
+        }
+    }
+    Ok(())
+}
 
 /// A file taken apart into its sections.
 #[derive(Debug, Default)]

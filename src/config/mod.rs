@@ -7,6 +7,8 @@
 mod error;
 mod file;
 mod validate;
+#[cfg(test)]
+mod validate_tests;
 mod value;
 
 use std::collections::BTreeMap;
@@ -18,7 +20,7 @@ use serde::{Serialize, Serializer};
 use tracing::level_filters::LevelFilter;
 
 pub use error::ConfigError;
-pub use file::{Overrides, Raw, Source};
+pub use file::{Overrides, Raw, Source, check_variables};
 pub use value::{Bind, Gateway};
 
 /// Everything a bridge runs on. `Serialize` writes it in the shape of the file.

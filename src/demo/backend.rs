@@ -1,7 +1,10 @@
 //! An embedded MySQL-protocol server: the demo's database, and the quick upstream of the tests.
 //!
 //! It lets every user in with every password, offers no TLS, keeps no data and binds where it is
-//! told: it is for loopback. What it understands of SQL is in [`query`](super::query).
+//! told: it is for loopback. What it understands of SQL is what its ERR 1064 names.
+//!
+//! Two things it leaves alone: as with TiDB a client may take for ever to log in, and one that
+//! vanishes during a `SLEEP` is noticed when the sleep is over.
 //!
 //! Background tasks: one that accepts, and one per session, all on the runtime that started it.
 

@@ -22,7 +22,7 @@ const CAPABILITIES: u32 =
 /// Why a connection or a query failed.
 #[derive(Debug, Error)]
 pub enum ClientError {
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] io::Error),
     /// An ERR packet.
     #[error("error {code}: {text}")]

@@ -3,8 +3,8 @@
 //! Everything runs on loopback: a DNS server that knows the gateway's name, three backends, the
 //! bridge as `config/demo.toml` configures it, and a client that checks what it sees.
 //!
-//! - [`dns`] and [`backend`] are also the tests' upstream: one is told what to
-//!   answer, the other dies on command.
+//! - [`dns`] and [`backend`] are also the tests' upstream: one answers what it was told, the other
+//!   dies on command.
 //! - `greeting`, `reply`, `scan`, `query` and `variables` are the backend's protocol and its SQL,
 //!   sans-io but for the writing of a long row; `session` drives them over a `wire`.
 //! - `stage` sets the parts up, `story` is what is told, `client` is who tells it.
@@ -45,7 +45,7 @@ pub struct DemoOptions {
 #[derive(Debug, Error)]
 pub enum DemoError {
     /// Something around the bridge cannot be had.
-    #[error("the demo cannot set up its {part}: {source}")]
+    #[error("the demo cannot set up its {part}")]
     Part {
         /// What it is.
         part: &'static str,
@@ -53,16 +53,16 @@ pub enum DemoError {
         source: io::Error,
     },
     /// `config/demo.toml` is not what the bridge takes.
-    #[error("{0}")]
+    #[error(transparent)]
     Config(#[from] ConfigError),
     /// The bridge cannot start.
-    #[error("{0}")]
+    #[error(transparent)]
     Build(#[from] BuildError),
     /// The bridge ended in an error.
-    #[error("{0}")]
+    #[error(transparent)]
     Bridge(#[from] RunError),
     /// The bridge's control task panicked.
-    #[error("the bridge panicked: {0}")]
+    #[error("the bridge panicked")]
     Panicked(#[source] JoinError),
     /// A step did not go as it should; stdout says the same.
     #[error("step {step} of the demo failed: expected {expected}, saw {seen}")]
@@ -78,7 +78,7 @@ pub enum DemoError {
     #[error("the demo was interrupted")]
     Interrupted,
     /// The story cannot be written.
-    #[error("cannot write to stdout: {0}")]
+    #[error("cannot write to stdout")]
     Narration(#[from] io::Error),
 }
 

@@ -16,7 +16,7 @@ const KEPT_BUFFER: usize = 64 * 1024;
 /// Why a session ended before its client wanted it to.
 #[derive(Debug, Error)]
 pub enum WireError {
-    #[error("the connection broke: {0}")]
+    #[error(transparent)]
     Io(#[from] io::Error),
     #[error("the client does not speak the protocol: {0}")]
     Protocol(&'static str),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::getsockopt_impl;
 use nix::sockopt_impl;
 use nix::sys::socket::getsockopt;
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -37,6 +37,12 @@ pub fn configure(stream: &TcpStream, tcp: &Tcp) -> io::Result<()> {
         socket.set_tcp_congestion(algorithm.as_bytes())?;
     }
     Ok(())
+}
+
+/// Whether sockets of this process may use the congestion control algorithm `name`.
+pub fn try_congestion_control(name: &str) -> io::Result<()> {
+    Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?
+        .set_tcp_congestion(name.as_bytes())
 }
 
 /// The part of the kernel's `struct tcp_info` (include/uapi/linux/tcp.h) that is read here, up to

@@ -117,3 +117,47 @@ impl Drop for Outcome {
 fn milliseconds(time: Duration) -> f64 {
     time.as_micros() as f64 / 1e3
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Config};
+    use crate::drain::Drain;
+    use crate::metrics::Metrics;
+    use crate::upstream::Upstream;
+
+    #[tokio::test]
+    async fn a_panic_ends_one_session_and_is_counted() {
+        let metrics = Metrics::new();
+        let drain = Drain::new();
+        let proxy = proxy(&metrics, &drain);
+        let session = tokio::spawn(async move {
+            let _outcome = Outcome::new(proxy, 1, ([127, 0, 0, 1], 50_000).into(), Instant::now());
+            panic!("planted");
+        });
+        assert!(session.await.unwrap_err().is_panic());
+        drain.empty().await;
+        let text = String::from_utf8(metrics.render(0)).unwrap();
+        let closed = "tidegate_connections_closed_total\
+                      {listener=\"app\",reason=\"panic\",side=\"tidegate\"} 1\n";
+        assert!(text.contains(closed), "{text}");
+        assert!(text.contains("tidegate_connections_open{listener=\"app\"} 0\n"), "{text}");
+    }
+
+    fn proxy(metrics: &Metrics, drain: &Drain) -> Arc<Proxy> {
+        let text = "[[listener]]\nname = \"app\"\n[upstream.gw]\ngateway = \"127.0.0.1\"\n";
+        let Config { tcp, stall_timeout, mut listeners, mut upstreams, .. } =
+            config::parse(text, "test").unwrap();
+        let upstream = Upstream::new(upstreams.remove(0), tcp.clone(), metrics.upstream("gw"));
+        let handles = metrics.listener("app", "off");
+        Arc::new(Proxy::new(
+            listeners.remove(0),
+            Vec::new(),
+            tcp,
+            stall_timeout,
+            Arc::new(upstream),
+            handles,
+            drain.clone(),
+        ))
+    }
+}

@@ -15,7 +15,6 @@ mod breakage;
 mod pump;
 mod watch;
 
-use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::Shutdown;
@@ -34,7 +33,7 @@ use watch::Watch;
 
 pub use watch::look_after;
 
-/// Moves (a read and its write) in one poll before other sessions get their turn.
+/// Moves (a read and its write) of a direction in one poll before other sessions get their turn.
 const MOVES_PER_POLL: u32 = 32;
 
 /// Who ended a session.
@@ -103,12 +102,6 @@ impl Reason {
             io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Self::Unreachable,
             _ => Self::Error,
         }
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 
@@ -189,16 +182,18 @@ impl Relay {
 
     /// Moves what can be moved. `Ready(Ok)` when both directions are closed.
     fn poll_pumps(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), (Side, Reason)>> {
-        let mut moves = MOVES_PER_POLL;
+        // One budget each: a busy direction does not hold the other one up.
+        let (mut up_moves, mut down_moves) = (MOVES_PER_POLL, MOVES_PER_POLL);
         let moved = self.to_upstream.bytes() + self.to_client.bytes();
         let (client, upstream) = (&mut self.client.stream, &mut self.upstream.stream);
         let up =
-            self.to_upstream.poll(cx, client, upstream, &self.counters.to_upstream, &mut moves);
+            self.to_upstream.poll(cx, client, upstream, &self.counters.to_upstream, &mut up_moves);
         let up = self.settle(up, Side::Client, Side::Upstream);
         let (client, upstream) = (&mut self.client.stream, &mut self.upstream.stream);
-        let down = self.to_client.poll(cx, upstream, client, &self.counters.to_client, &mut moves);
+        let down =
+            self.to_client.poll(cx, upstream, client, &self.counters.to_client, &mut down_moves);
         let down = self.settle(down, Side::Upstream, Side::Client);
-        if moves == 0 {
+        if up_moves == 0 || down_moves == 0 {
             cx.waker().wake_by_ref();
         }
         if self.to_upstream.bytes() + self.to_client.bytes() != moved {

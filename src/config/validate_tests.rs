@@ -1,0 +1,127 @@
+//! The joining of flags, file and defaults, and what is refused.
+
+use super::file::{Overrides, Raw, Source};
+use super::validate::{DEFAULT_BIND, UNNAMED_UPSTREAM};
+use super::{check_variables, load, parse};
+
+const SMALL: &str = "[upstream.tidb]\ngateway = \"gw.example.com\"\n";
+
+fn flag(key: &str, value: &str) -> Overrides {
+    let raw = Raw { values: vec![value.into()], source: Source::Flag(format!("--{key}")) };
+    Overrides([(key.to_owned(), raw)].into())
+}
+
+fn error(text: &str) -> String {
+    parse(text, "t.toml").unwrap_err().to_string()
+}
+
+#[test]
+fn a_gateway_alone_is_enough() {
+    let config = load(None, &flag("gateway", "gw.example.com")).unwrap();
+    assert_eq!(config.listeners[0].bind, [DEFAULT_BIND]);
+    assert_eq!(config.listeners[0].upstream, UNNAMED_UPSTREAM);
+    assert_eq!(config.admin.to_string(), "127.0.0.1:9400");
+}
+
+#[test]
+fn what_is_printed_reads_back_as_the_same_values() {
+    let text = format!(
+        "{SMALL}[[listener]]\nbind = [\"127.0.0.1:1\", \"localhost:2\"]\nupstream = \"tidb\"\n\
+         [upstream.other]\ngateway = \"[fd00::1]:3306\"\nmin_ttl = \"1500ms\"\n"
+    );
+    let config = parse(&text, "t.toml").unwrap();
+    assert_eq!(parse(&config.to_toml(), "again.toml").unwrap(), config);
+}
+
+#[test]
+fn a_typo_in_a_key_is_an_error_with_line_and_suggestion() {
+    let text = format!("{SMALL}conect_timeout = \"1s\"\n");
+    assert_eq!(
+        error(&text),
+        "t.toml:3: unknown key `conect_timeout` in [upstream.tidb]\n\
+         hint: did you mean `connect_timeout`?"
+    );
+    assert!(error("listner = 1\n").contains("did you mean `listener`?"));
+    assert!(error("[listner]\nbind = \"x\"\n").contains("unknown key `listner`"));
+}
+
+#[test]
+fn a_wrong_value_names_place_key_value_and_what_was_expected() {
+    let text = format!("{SMALL}connect_timeout = 5\n");
+    assert_eq!(
+        error(&text),
+        "t.toml:3: `connect_timeout` is `5`: expected a duration with its unit, such as \
+         500ms, 10s or 5m"
+    );
+}
+
+#[test]
+fn flags_win_over_the_file() {
+    let text = format!("admin = \"127.0.0.1:1\"\n{SMALL}");
+    let config = load(Some((&text, "t.toml")), &flag("admin", "127.0.0.1:2")).unwrap();
+    assert_eq!(config.admin.port(), 2);
+}
+
+#[test]
+fn an_address_for_one_of_several_listeners_is_refused() {
+    let text =
+        format!("{SMALL}[[listener]]\nbind=\"127.0.0.1:1\"\n[[listener]]\nbind=\"127.0.0.1:2\"\n");
+    let error = load(Some((&text, "t.toml")), &flag("listen", "127.0.0.1:3")).unwrap_err();
+    assert!(error.is_usage());
+    assert!(error.to_string().starts_with("--listen: an address was given, but the file has 2"));
+}
+
+#[test]
+fn a_bind_that_other_hosts_reach_must_be_meant() {
+    let text = format!("{SMALL}[[listener]]\nbind = \"0.0.0.0:4000\"\n");
+    assert!(error(&text).contains("allow_any = true"));
+    assert!(parse(&format!("{text}allow_any = true\n"), "t.toml").is_ok());
+}
+
+#[test]
+fn a_listener_names_an_upstream_that_exists() {
+    let text = format!("{SMALL}[[listener]]\nupstream = \"tibd\"\n");
+    assert!(error(&text).contains("no such upstream\nhint: the file has [upstream.tidb]"));
+    let text = format!("{SMALL}[upstream.b]\ngateway = \"b\"\n[[listener]]\n");
+    assert!(error(&text).contains("does not say which `upstream`"));
+}
+
+#[test]
+fn the_full_file_holds_every_key_at_its_default() {
+    let full = include_str!("../../config/full.toml");
+    let config = parse(full, "full.toml").unwrap();
+    let gateway = config.upstreams[0].gateway.to_string();
+    let least = format!("[upstream.tidb]\ngateway = \"{gateway}\"\n");
+    assert_eq!(config, parse(&least, "least.toml").unwrap());
+
+    let keys = |text: &str| {
+        let root: toml::Table = text.parse().unwrap();
+        let listener = root["listener"][0].as_table().unwrap().clone();
+        let upstream = root["upstream"]["tidb"].as_table().unwrap().clone();
+        [root, listener, upstream].map(|table| {
+            let mut keys: Vec<String> = table.keys().cloned().collect();
+            keys.sort();
+            keys
+        })
+    };
+    assert_eq!(keys(full), keys(&config.to_toml()));
+    // The only key without a default value.
+    assert!(full.contains("\n# admin_token_file = "));
+}
+
+#[test]
+fn the_other_files_are_valid() {
+    parse(include_str!("../../config/minimal.toml"), "minimal.toml").unwrap();
+}
+
+#[test]
+fn a_misspelt_variable_is_an_error_and_a_service_link_is_not() {
+    let known = ["TIDEGATE_POOL".to_owned(), "TIDEGATE_CONNECT_TIMEOUT".to_owned()];
+    let check = |name: &str| check_variables([name.to_owned()].into_iter(), &known);
+    let error = check("TIDEGATE_CONECT_TIMEOUT").unwrap_err().to_string();
+    assert!(error.ends_with("did you mean `TIDEGATE_CONNECT_TIMEOUT`?"), "{error}");
+    for harmless in ["TIDEGATE_POOL", "TIDEGATE_PORT", "TIDEGATE_PORT_4000_TCP", "TIDEGATE_X", "P"]
+    {
+        assert_eq!(check(harmless), Ok(()));
+    }
+}
