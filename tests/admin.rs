@@ -213,11 +213,9 @@ fn every_metric_of_the_contract_is_there_and_counts() {
     {
         assert!(one(&format!("process_{process}"), &[], &[]) >= 0.0);
     }
-    assert_eq!(
-        one("process_open_fds", &[], &[]) as usize / 2,
-        bridge.fds() / 2,
-        "about as /proc has it"
-    );
+    // The scrape itself holds a few.
+    let fds = one("process_open_fds", &[], &[]);
+    assert!((fds - bridge.fds() as f64).abs() <= 4.0, "{fds} against /proc's {}", bridge.fds());
 }
 
 #[test]

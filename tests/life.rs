@@ -73,7 +73,7 @@ fn a_query_that_ends_during_the_drain_is_answered() {
         observer.disconnect().await.unwrap();
     });
     assert_eq!(bridge.ends().code(), Some(0));
-    assert_eq!(bridge.close_record().text("side"), "client");
+    assert_eq!(bridge.close_record().text("reason"), "eof");
 }
 
 /// A stopped process accepts nothing, so whoever connects meanwhile waits in the queue.

@@ -204,7 +204,7 @@ fn a_client_that_pauses_for_90_s_in_the_middle_of_a_result_gets_every_byte() {
         conn.disconnect().await.unwrap();
     });
 
-    assert_eq!(bridge.close_record().text("side"), "client");
+    assert_eq!(bridge.close_record().text("reason"), "eof");
 }
 
 /// A row lock held by somebody else stops the server in the middle of the data.
@@ -244,7 +244,7 @@ fn a_server_that_pauses_in_load_data_gets_every_byte() {
     let rows = db.query(db.port, "SELECT COUNT(*), SUM(LENGTH(payload)) FROM paused");
     db.query(db.port, "DROP TABLE paused");
     assert_eq!(rows, format!("{}\t{}", megabytes * 1024, megabytes * 1024 * PAYLOAD));
-    assert_eq!(bridge.close_record().text("side"), "client");
+    assert_eq!(bridge.close_record().text("reason"), "eof");
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn two_thousand_sessions_are_open_at_once_and_each_gets_its_own_answer() {
         return;
     };
     let bridge = Bridge::to(db.address()).start();
-    let idle_fds = bridge.fds();
+    let before = bridge.fds();
 
     runtime().block_on(async {
         let opts = Opts::from(db.opts(bridge.listen.port()));
@@ -287,7 +287,7 @@ fn two_thousand_sessions_are_open_at_once_and_each_gets_its_own_answer() {
     });
 
     bridge.has_accounted_for(SESSIONS as f64);
-    until("every file descriptor is given back", || (bridge.fds() <= idle_fds).then_some(()));
+    bridge.gives_back_its_fds(before, SESSIONS);
 }
 
 #[test]

@@ -277,16 +277,17 @@ fn a_client_that_connects_and_leaves_at_once_leaves_nothing_behind() {
     visit(500);
 
     bridge.has_accounted_for(510.0);
-    until("the file descriptors are given back", || (bridge.fds() <= fds).then_some(()));
+    bridge.gives_back_its_fds(fds, 500);
     assert!(bridge.memory() < memory + 8 * 1024 * 1024, "{} bytes after {memory}", bridge.memory());
 }
 
 #[test]
 fn a_client_that_leaves_before_the_greeting_leaves_nothing_behind() {
+    const VISITORS: usize = 50;
     let upstream = listener();
     let bridge = Bridge::to(upstream.local_addr().unwrap()).start();
-    let baseline = bridge.fds();
-    let visitors: Vec<TcpStream> = (0..20).map(|_| connect(bridge.listen)).collect();
+    let before = bridge.fds();
+    let visitors: Vec<TcpStream> = (0..VISITORS).map(|_| connect(bridge.listen)).collect();
     let waiting: Vec<TcpStream> = visitors.iter().map(|_| accept(&upstream)).collect();
     drop(visitors);
     for server in &waiting {
@@ -294,8 +295,8 @@ fn a_client_that_leaves_before_the_greeting_leaves_nothing_behind() {
         assert!(heard.is_empty(), "nobody said {heard:?}");
     }
     drop(waiting);
-    bridge.has_accounted_for(20.0);
-    until("the file descriptors are given back", || (bridge.fds() <= baseline).then_some(()));
+    bridge.has_accounted_for(VISITORS as f64);
+    bridge.gives_back_its_fds(before, VISITORS);
 }
 
 #[test]

@@ -123,10 +123,10 @@ impl Upstream {
         if self.config.gateway.literal().is_some() {
             return;
         }
-        let resolver = Resolver::new(nameservers);
+        let resolver = Resolver::new(nameservers, &self.config.gateway.host);
         let mut retry = FIRST_RETRY;
         loop {
-            let result = resolver.lookup(&self.config.gateway.host).await;
+            let result = resolver.lookup().await;
             self.metrics.looked_up(result.as_ref().map_or_else(LookupError::as_str, |_| "ok"));
             let pause = match result {
                 Ok(answer) => {

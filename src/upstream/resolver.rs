@@ -42,6 +42,8 @@ pub(super) enum LookupError {
     Timeout(String),
     #[error("cannot resolve {0}")]
     Failed(String, #[source] NetError),
+    #[error("cannot resolve {0}: the resolver panicked")]
+    Panicked(String),
     #[error("/etc/resolv.conf is of no use")]
     System(#[source] NetError),
 }
@@ -55,7 +57,7 @@ impl LookupError {
             Self::Refused(_, ResponseCode::ServFail) => "servfail",
             Self::Refused(..) => "refused",
             Self::Timeout(_) => "timeout",
-            Self::Failed(..) => "error",
+            Self::Failed(..) | Self::Panicked(_) => "error",
             Self::System(_) => "no_server",
         }
     }
@@ -75,20 +77,30 @@ impl LookupError {
     }
 }
 
-/// The DNS servers to ask.
-#[derive(Debug)]
+/// A name, and the DNS servers to ask for it.
+#[derive(Debug, Clone)]
 pub(super) struct Resolver {
     nameservers: Vec<SocketAddr>,
+    host: String,
 }
 
 impl Resolver {
     /// Empty `nameservers`: those of the system.
-    pub fn new(nameservers: &[SocketAddr]) -> Self {
-        Self { nameservers: nameservers.to_vec() }
+    pub fn new(nameservers: &[SocketAddr], host: &str) -> Self {
+        Self { nameservers: nameservers.to_vec(), host: host.to_owned() }
     }
 
     /// Asks for A and AAAA at once; one of them is enough.
-    pub async fn lookup(&self, host: &str) -> Result<Answer, LookupError> {
+    ///
+    /// A panic is an error like others: the look-ups must go on as long as the bridge does.
+    pub async fn lookup(&self) -> Result<Answer, LookupError> {
+        let resolver = self.clone();
+        let asked = tokio::spawn(async move { resolver.ask().await });
+        asked.await.unwrap_or_else(|_| Err(LookupError::Panicked(self.host.clone())))
+    }
+
+    async fn ask(&self) -> Result<Answer, LookupError> {
+        let host = self.host.as_str();
         let resolver = self.build()?;
         let (v4, v6) = tokio::join!(
             resolver.lookup(host, RecordType::A),

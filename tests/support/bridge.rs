@@ -147,6 +147,17 @@ impl Bridge {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
     }
 
+    /// Waits until the file descriptors of at least `sessions` sessions are given back.
+    ///
+    /// A session thread opens four of its own, and may do so after the bridge has begun to serve; so
+    /// some more than `before` prove nothing, but one for each session does.
+    pub fn gives_back_its_fds(&self, before: usize, sessions: usize) {
+        let own = 4 * threads().parse::<usize>().unwrap();
+        assert!(sessions > own, "too few sessions to tell");
+        let name = format!("{before} file descriptors, as before");
+        until_it(&name, || self.fds(), |now| *now <= before + own);
+    }
+
     /// Resident memory in bytes.
     pub fn memory(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
