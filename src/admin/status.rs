@@ -110,7 +110,7 @@ body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding
 h1{font-size:1.4rem;margin:0}h2{font-size:1.05rem;margin:1.6rem 0 .4rem}\
 div{overflow-x:auto}table{border-collapse:collapse;width:100%}\
 th,td{text-align:left;padding:.35rem .7rem;border-bottom:1px solid var(--line);\
-font-variant-numeric:tabular-nums}th{background:var(--soft);font-weight:600}\
+font-variant-numeric:tabular-nums}th{background:var(--soft);font-weight:600;white-space:nowrap}\
 .n{text-align:right}.bad,.draining b,.closing b{color:#d33}.serving b{color:#2a7}\
 a{margin-right:1rem}</style><h1>tidegate</h1>";
 

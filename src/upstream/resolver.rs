@@ -4,21 +4,27 @@
 //! cache is off, because how long an answer holds is decided by [`super::Upstream`].
 
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{
     NameServerConfig, ResolverConfig, ResolverOpts, ServerOrderingStrategy,
 };
+use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{RData, RecordType};
 use hickory_resolver::system_conf::read_system_conf;
 use thiserror::Error;
+use tokio::time::timeout;
 
 /// Time for one server to answer one query, and how often it is asked again.
 const QUERY: (Duration, usize) = (Duration::from_secs(2), 2);
+
+/// Time that the look-up of one address type gets after the other has answered.
+const OTHER_TYPE: Duration = Duration::from_secs(1);
 
 /// A name's addresses.
 #[derive(Debug, PartialEq, Eq)]
@@ -100,37 +106,35 @@ impl Resolver {
     }
 
     async fn ask(&self) -> Result<Answer, LookupError> {
-        let host = self.host.as_str();
         let resolver = self.build()?;
-        let (v4, v6) = tokio::join!(
-            resolver.lookup(host, RecordType::A),
-            resolver.lookup(host, RecordType::AAAA),
-        );
+        let v4 = resolver.lookup(self.host.as_str(), RecordType::A);
+        let v6 = resolver.lookup(self.host.as_str(), RecordType::AAAA);
+        let (v4, v6) = both(v4, v6).await;
         let mut addresses = Vec::new();
-        let mut ttl = Duration::MAX;
-        for lookup in [&v4, &v6].into_iter().flatten() {
-            let found = lookup.answers().iter().filter_map(|record| match &record.data {
-                RData::A(a) => Some(IpAddr::V4(a.0)),
-                RData::AAAA(aaaa) => Some(IpAddr::V6(aaaa.0)),
-                _ => None,
-            });
+        let mut ttl = u32::MAX;
+        for lookup in [&v4, &v6].into_iter().flatten().flatten() {
             let known = addresses.len();
-            for address in found {
+            for record in lookup.answers() {
+                let address = match &record.data {
+                    RData::A(a) => IpAddr::V4(a.0),
+                    RData::AAAA(aaaa) => IpAddr::V6(aaaa.0),
+                    _ => continue,
+                };
                 if !addresses.contains(&address) {
                     addresses.push(address);
                 }
             }
             if addresses.len() > known {
                 // CNAMEs on the way are among the answers.
-                let lowest = lookup.answers().iter().map(|record| record.ttl).min();
-                ttl = ttl.min(Duration::from_secs(lowest.unwrap_or_default().into()));
+                ttl = lookup.answers().iter().map(|record| record.ttl).fold(ttl, u32::min);
             }
         }
-        match (addresses.is_empty(), v4, v6) {
-            (false, ..) => Ok(Answer { addresses, ttl }),
-            // NXDOMAIN and a failure speak of the name; "no AAAA" alone does not.
-            (true, Err(error), _) | (true, Ok(_), Err(error)) => Err(LookupError::of(host, error)),
-            (true, Ok(_), Ok(_)) => Err(LookupError::NoAddress(host.to_owned())),
+        if !addresses.is_empty() {
+            return Ok(Answer { addresses, ttl: Duration::from_secs(ttl.into()) });
+        }
+        match [v4, v6].into_iter().flatten().find_map(Result::err) {
+            Some(error) => Err(LookupError::of(&self.host, error)),
+            None => Err(LookupError::NoAddress(self.host.clone())),
         }
     }
 
@@ -152,6 +156,25 @@ impl Resolver {
             .with_options(options)
             .build()
             .map_err(LookupError::System)
+    }
+}
+
+/// Runs two look-ups at once. When one has found something, the other has [`OTHER_TYPE`] left: a
+/// server that drops AAAA queries must not hold the IPv4 addresses back.
+async fn both(
+    a: impl Future<Output = Result<Lookup, NetError>>,
+    b: impl Future<Output = Result<Lookup, NetError>>,
+) -> (Option<Result<Lookup, NetError>>, Option<Result<Lookup, NetError>>) {
+    let (mut a, mut b) = (pin!(a), pin!(b));
+    tokio::select! {
+        first = &mut a => match first {
+            Ok(_) => (Some(first), timeout(OTHER_TYPE, b).await.ok()),
+            Err(_) => (Some(first), Some(b.await)),
+        },
+        first = &mut b => match first {
+            Ok(_) => (timeout(OTHER_TYPE, a).await.ok(), Some(first)),
+            Err(_) => (Some(a.await), Some(first)),
+        },
     }
 }
 

@@ -5,6 +5,7 @@ use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use tempfile::TempPath;
+use tempfile::{TempDir, TempPath};
 
 use super::namespace::Namespace;
 use super::process::{Process, command, output};
@@ -27,6 +28,7 @@ pub struct Bridge {
     log: Arc<Mutex<Vec<String>>>,
     namespace: Option<Arc<Namespace>>,
     _file: Option<TempPath>,
+    _etc: Option<TempDir>,
 }
 
 /// What to start: a gateway or a file, and what is added to the command line.
@@ -35,6 +37,7 @@ pub struct Setup {
     variables: Vec<(String, String)>,
     file: Option<TempPath>,
     namespace: Option<Arc<Namespace>>,
+    etc: Option<TempDir>,
     log_is_read: bool,
 }
 
@@ -172,7 +175,7 @@ impl Setup {
         if let Some(file) = &file {
             args.extend(["--config".into(), file.to_str().unwrap().into()]);
         }
-        Self { args, variables: Vec::new(), file, namespace: None, log_is_read: true }
+        Self { args, variables: Vec::new(), file, namespace: None, etc: None, log_is_read: true }
     }
 
     pub fn flags(mut self, flags: &[&str]) -> Self {
@@ -191,6 +194,21 @@ impl Setup {
         self
     }
 
+    /// The bridge sees these files in place of those of `/etc`; only in a namespace.
+    pub fn with_etc(mut self, files: &[(&str, &str)]) -> Self {
+        let etc = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(etc.path().join(name), text).unwrap();
+        }
+        self.etc = Some(etc);
+        self
+    }
+
+    /// The file that the bridge sees as `/etc/NAME`.
+    pub fn etc(&self, name: &str) -> PathBuf {
+        self.etc.as_ref().unwrap().path().join(name)
+    }
+
     /// Nobody reads what the bridge writes to its standard error.
     pub fn with_an_unread_log(mut self) -> Self {
         self.log_is_read = false;
@@ -199,9 +217,15 @@ impl Setup {
 
     /// Starts the bridge and waits until it serves.
     pub fn start(self) -> Bridge {
-        let mut command = match &self.namespace {
-            Some(namespace) => namespace.command(TIDEGATE),
-            None => command(TIDEGATE),
+        let mut command = match (&self.namespace, &self.etc) {
+            (Some(namespace), Some(etc)) => {
+                let mut inside = namespace.command("unshare");
+                inside.args(["--mount", "sh", "-c", BIND_AND_RUN, "sh"]).arg(etc.path());
+                inside.arg(TIDEGATE);
+                inside
+            }
+            (Some(namespace), None) => namespace.command(TIDEGATE),
+            (None, _) => command(TIDEGATE),
         };
         command.args(&self.args).stdout(Stdio::piped()).stderr(Stdio::piped());
         without_settings(&mut command);
@@ -229,9 +253,23 @@ impl Setup {
         });
         let (listen, admin) =
             addresses(&line).unwrap_or_else(|| panic!("not a ready line: {line}"));
-        Bridge { listen, admin, process, log, namespace: self.namespace, _file: self.file }
+        Bridge {
+            listen,
+            admin,
+            process,
+            log,
+            namespace: self.namespace,
+            _file: self.file,
+            _etc: self.etc,
+        }
     }
 }
+
+/// Lays the files of the folder `$1` over those of `/etc` and becomes the rest of the command.
+const BIND_AND_RUN: &str = r#"
+    for file in "$1"/*; do mount --bind "$file" "/etc/${file##*/}" || exit; done
+    shift; exec "$@"
+"#;
 
 const TIDEGATE: &str = env!("CARGO_BIN_EXE_tidegate");
 
