@@ -14,6 +14,6 @@ RUN TARGET="$(uname -m)-unknown-linux-gnu" \
 FROM scratch
 COPY --from=build /out/tidegate /tidegate
 USER 65532:65532
-EXPOSE 4000 9400
+EXPOSE 4000
 ENTRYPOINT ["/tidegate"]
 CMD ["--help"]

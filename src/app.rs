@@ -94,6 +94,9 @@ pub enum RunError {
     /// A data thread cannot be started.
     #[error("cannot start a data thread")]
     Thread(#[source] io::Error),
+    /// A task that the bridge cannot do without panicked; the log has where.
+    #[error("a control task panicked")]
+    Panicked,
     /// A socket cannot be handed to the runtime.
     #[error("cannot use a listening socket")]
     Socket(#[source] io::Error),
@@ -114,6 +117,15 @@ pub struct App {
     sockets: Vec<Vec<(Arc<Proxy>, std::net::TcpListener)>>,
 }
 
+/// Looks at what a configuration asks of this host, and returns the admin token, if any.
+pub fn preflight(config: &Config) -> Result<Option<String>, BuildError> {
+    if let Some(name) = &config.tcp.congestion_control {
+        socket::try_congestion_control(name)
+            .map_err(|source| BuildError::CongestionControl { name: name.clone(), source })?;
+    }
+    config.admin_token_file.clone().map(read_token).transpose()
+}
+
 impl App {
     /// Binds everything and wires the rooms together; nothing is served yet, but the kernel
     /// already queues connections. `log_lines_dropped` feeds a metric.
@@ -123,11 +135,7 @@ impl App {
         log_lines_dropped: impl Fn() -> u64 + Send + Sync + 'static,
     ) -> Result<Self, BuildError> {
         raise_file_limit();
-        if let Some(name) = &config.tcp.congestion_control {
-            socket::try_congestion_control(name)
-                .map_err(|source| BuildError::CongestionControl { name: name.clone(), source })?;
-        }
-        let token = config.admin_token_file.clone().map(read_token).transpose()?;
+        let token = preflight(&config)?;
         let metrics = Arc::new(Metrics::new());
         let upstreams: Vec<Arc<Upstream>> = config
             .upstreams
@@ -143,22 +151,21 @@ impl App {
         let mut forwards = Vec::new();
         for listener in &config.listeners {
             let bound = bind_all(listener, config.threads)?;
-            let at = config
-                .upstreams
+            let upstream = upstreams
                 .iter()
-                .position(|upstream| upstream.name == listener.upstream)
+                .find(|upstream| upstream.name() == listener.upstream)
                 .expect("validation has checked that the upstream exists");
             let own: Vec<_> = bound.iter().map(|(address, _)| *address).collect();
-            forwards.push(forward(&own, upstreams[at].gateway(), listener));
-            let proxy = Arc::new(Proxy::new(
-                listener.clone(),
-                own.clone(),
-                config.tcp.clone(),
-                config.stall_timeout,
-                upstreams[at].clone(),
-                metrics.listener(&listener.name, listener.pool.as_str()),
-                drain.clone(),
-            ));
+            forwards.push(forward(&own, upstream.gateway(), listener));
+            let proxy = Arc::new(Proxy {
+                config: listener.clone(),
+                addresses: own.clone(),
+                tcp: config.tcp.clone(),
+                stall_timeout: config.stall_timeout,
+                upstream: upstream.clone(),
+                metrics: metrics.listener(&listener.name, listener.pool.as_str()),
+                drain: drain.clone(),
+            });
             for (thread, socket) in
                 bound.into_iter().flat_map(|(_, all)| all.into_iter().enumerate())
             {
@@ -232,7 +239,18 @@ impl App {
                 .spawn(move || runtime.block_on(carry(sockets, drain, member, stall_timeout)))
                 .map_err(RunError::Thread)?;
         }
-        self.drain.reached(Phase::Draining).await;
+        let mut result = Ok(());
+        loop {
+            tokio::select! {
+                () = self.drain.reached(Phase::Draining) => break,
+                Some(ended) = control.join_next() => if ended.is_err_and(|error| error.is_panic()) {
+                    // Without it the bridge would go on with old addresses or without probes.
+                    error!("a control task panicked: draining");
+                    result = Err(RunError::Panicked);
+                    self.drain.begin();
+                },
+            }
+        }
         let open = self.proxies.iter().map(|proxy| proxy.snapshot().open).sum::<i64>();
         info!(open, limit = ?self.config.drain_timeout, "draining");
         if timeout(self.config.drain_timeout, self.drain.empty()).await.is_err() {
@@ -244,7 +262,7 @@ impl App {
             warn!("some sessions did not end");
         }
         info!("drained");
-        Ok(())
+        result
     }
 }
 
@@ -264,7 +282,12 @@ async fn carry(
             Err(error) => error!(%error, "cannot use a listening socket"),
         }
     }
-    while accepting.join_next().await.is_some() {}
+    while let Some(ended) = accepting.join_next().await {
+        if ended.is_err() {
+            error!("an accept loop panicked: draining");
+            drain.begin();
+        }
+    }
     drop(member);
     drain.reached(Phase::Closing).await;
     // Wakes the relays that are left; it ends by itself after that.

@@ -88,13 +88,52 @@ pub struct Settings {
     #[arg(env = "TIDEGATE_DRAIN_TIMEOUT")]
     pub drain_timeout: Option<String>,
 
+    /// Time for all addresses together [default: 10s].
+    #[arg(long, value_name = "DURATION", env = "TIDEGATE_DIAL_DEADLINE")]
+    pub dial_deadline: Option<String>,
+
+    /// A DNS answer is not asked again sooner than this [default: 5s].
+    #[arg(long, value_name = "DURATION", env = "TIDEGATE_MIN_TTL")]
+    pub min_ttl: Option<String>,
+
+    /// A DNS answer is asked again after this at the latest [default: 5m].
+    #[arg(long, value_name = "DURATION", env = "TIDEGATE_MAX_TTL")]
+    pub max_ttl: Option<String>,
+
     /// Data threads: auto or a number [default: auto, half the cores].
     #[arg(long, value_name = "N", env = "TIDEGATE_THREADS")]
     pub threads: Option<String>,
 
+    /// A peer that owes an acknowledgement for this long is dead; 0s: never [default: 30s].
+    #[arg(long, value_name = "DURATION", env = "TIDEGATE_STALL_TIMEOUT")]
+    pub stall_timeout: Option<String>,
+
+    /// Silence before the first keepalive probe [default: 45s].
+    #[arg(long, value_name = "DURATION", env = "TIDEGATE_KEEPALIVE_IDLE")]
+    pub keepalive_idle: Option<String>,
+
+    /// Time between unanswered probes [default: 5s].
+    #[arg(long, value_name = "DURATION", env = "TIDEGATE_KEEPALIVE_INTERVAL")]
+    pub keepalive_interval: Option<String>,
+
+    /// Unanswered probes until a peer is dead [default: 4].
+    #[arg(long, value_name = "N", env = "TIDEGATE_KEEPALIVE_COUNT")]
+    pub keepalive_count: Option<String>,
+
+    /// TCP_USER_TIMEOUT of both legs; 0s: not set [default: 0s].
+    #[arg(long, value_name = "DURATION", env = "TIDEGATE_USER_TIMEOUT")]
+    pub user_timeout: Option<String>,
+
+    /// Congestion control of both legs [default: system].
+    #[arg(long, value_name = "NAME", env = "TIDEGATE_CONGESTION_CONTROL")]
+    pub congestion_control: Option<String>,
+
+    /// File with the token for state-changing admin calls from other hosts.
+    #[arg(long, value_name = "FILE", env = "TIDEGATE_ADMIN_TOKEN_FILE")]
+    pub admin_token_file: Option<String>,
+
     /// Log lines as text or json [default: text].
-    #[arg(long, value_name = "FORMAT")]
-    #[arg(env = "TIDEGATE_LOG_FORMAT")]
+    #[arg(long, value_name = "FORMAT", env = "TIDEGATE_LOG_FORMAT")]
     pub log_format: Option<String>,
 
     /// off, error, warn, info, debug or trace [default: info].

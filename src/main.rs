@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
-use tidegate::app::App;
+use tidegate::app::{self, App, BuildError};
 use tidegate::cli::{Cli, Command, Demo, Settings};
 use tidegate::config::{self, Config, ConfigError, Overrides, Raw, Source};
 use tidegate::demo::{self, DemoOptions};
@@ -52,6 +52,11 @@ struct Failure {
 }
 
 impl Failure {
+    fn building(error: &BuildError, code: u8) -> Self {
+        let hint = error.hint().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+        Self { code, message: format!("{}{hint}", Chain(error)) }
+    }
+
     /// A failure while running.
     fn running(error: impl Error) -> Self {
         Self { code: FAILED, message: Chain(&error).to_string() }
@@ -79,7 +84,9 @@ fn load(settings: &Settings, matches: &ArgMatches) -> Result<Config, Failure> {
     };
     let file = file.as_ref().map(|(text, origin)| (text.as_str(), origin.as_str()));
     let given = matches.subcommand().map(|(name, arguments)| given(name, arguments));
-    Ok(config::load(file, &given.transpose()?.unwrap_or_default())?)
+    let config = config::load(file, &given.transpose()?.unwrap_or_default())?;
+    app::preflight(&config).map_err(|error| Failure::building(&error, BAD_CONFIG))?;
+    Ok(config)
 }
 
 /// The flags and variables that were given, by key.
@@ -116,10 +123,8 @@ fn serve(config: Config) -> Result<(), Failure> {
     control_runtime()?.block_on(async {
         let drain = Drain::new();
         let signals = Signals::install().map_err(Failure::running)?;
-        let app = App::build(config, drain.clone(), logs.dropped()).map_err(|error| {
-            let hint = error.hint().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
-            Failure { code: FAILED, message: format!("{}{hint}", Chain(&error)) }
-        })?;
+        let app = App::build(config, drain.clone(), logs.dropped())
+            .map_err(|error| Failure::building(&error, FAILED))?;
         say(&format!("{}\n", app.ready_line()))?;
         tokio::select! {
             result = app.run() => result.map_err(Failure::running),

@@ -5,8 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
-    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// 100 us to 30 s: loopback to a dial deadline.
@@ -63,7 +63,7 @@ pub struct UpstreamMetrics {
     pub dial: Histogram,
     dial_failures: IntCounterVec,
     dns_lookups: IntCounterVec,
-    dns_last_success: Gauge,
+    dns_last_success: GaugeVec,
     /// Addresses in the current answer.
     pub endpoints: IntGauge,
 }
@@ -187,7 +187,7 @@ impl Metrics {
             dial: self.dial.with_label_values(&[name]),
             dial_failures: self.dial_failures.clone(),
             dns_lookups: self.dns_lookups.clone(),
-            dns_last_success: self.dns_last_success.with_label_values(&[name]),
+            dns_last_success: self.dns_last_success.clone(),
             endpoints: self.endpoints.with_label_values(&[name, "healthy"]),
         }
     }
@@ -217,12 +217,14 @@ impl UpstreamMetrics {
         self.dial_failures.with_label_values(&[self.name.as_str(), reason]).inc();
     }
 
-    /// Counts a look-up; `ok` also moves the time of the last success.
+    /// Counts a look-up; `ok` also moves the time of the last success, which a literal gateway does
+    /// not have.
     pub fn looked_up(&self, result: &str) {
         self.dns_lookups.with_label_values(&[self.name.as_str(), result]).inc();
         if result == "ok" {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            self.dns_last_success.set(now.as_secs_f64());
+            let gauge = self.dns_last_success.with_label_values(&[self.name.as_str()]);
+            gauge.set(now.as_secs_f64());
         }
     }
 }

@@ -35,9 +35,8 @@ fn every_key_of_the_full_file_is_documented_and_every_finished_value_is_in_it() 
     for (number, line) in lines.iter().enumerate() {
         // A key without a default of its own stands there commented out.
         let Some(key) = key_of(line) else { continue };
-        let above = lines[..number].iter().rev().find(|line| key_of(line).is_none());
-        let comment = above.is_some_and(|line| line.starts_with("# ")) || line.contains("  # ");
-        assert!(comment, "config/full.toml:{}: `{key}` has no comment", number + 1);
+        let above = lines[number - 1];
+        assert!(above.starts_with('#'), "config/full.toml:{}: `{key}` has no comment", number + 1);
         keys.push(key);
     }
     assert!(keys.len() >= 20, "only {keys:?}");
@@ -45,6 +44,13 @@ fn every_key_of_the_full_file_is_documented_and_every_finished_value_is_in_it() 
     for key in printed.lines().filter_map(key_of) {
         assert!(keys.contains(&key), "`{key}` is a setting, but not in config/full.toml");
     }
+}
+
+#[test]
+fn the_full_file_says_nothing_but_the_defaults() {
+    let full = check(&full_toml());
+    let gateway = full.lines().find(|line| key_of(line) == Some("gateway")).unwrap();
+    assert_eq!(full, check(&format!("[upstream.tidb]\n{gateway}\n")));
 }
 
 #[test]
@@ -69,6 +75,50 @@ fn addresses_come_from_flags_before_the_environment_before_the_file() {
         let bridge = setup.start();
         assert_eq!(bridge.listen.ip().to_string(), winner);
         assert_eq!(bridge.admin.ip().to_string(), winner);
+    }
+}
+
+#[test]
+fn check_takes_flags_and_variables_as_run_does_and_shows_who_won() {
+    let cases = [
+        ("threads", ["3", "4", "5"]),
+        ("drain_timeout", ["3s", "4s", "5s"]),
+        ("connect_timeout", ["300ms", "400ms", "500ms"]),
+        ("admin", ["127.0.0.1:3", "127.0.0.1:4", "127.0.0.1:5"]),
+        ("log_format", ["json", "text", "json"]),
+        ("log_level", ["warn", "debug", "error"]),
+    ];
+    for (key, [in_file, in_environment, as_flag]) in cases {
+        let line = format!("{key} = \"{in_file}\"\n");
+        let in_upstream = key == "connect_timeout";
+        let config = file(&if in_upstream { SMALL.to_owned() + &line } else { line + SMALL });
+        let (flag, variable) =
+            (format!("--{}", key.replace('_', "-")), format!("TIDEGATE_{}", key.to_uppercase()));
+        let finished = |flags: &[&str], variables: &[(&str, &str)]| {
+            let args = [&["check", "--config", config.to_str().unwrap()], flags].concat();
+            let output = tidegate_in(&args, variables);
+            assert!(output.status.success(), "{}", stderr(&output));
+            let printed = String::from_utf8(output.stdout).unwrap();
+            let line = printed.lines().find(|line| key_of(line) == Some(key)).map(str::to_owned);
+            line.unwrap().split_once(" = ").unwrap().1.trim_matches('"').to_owned()
+        };
+        let variables = [(variable.as_str(), in_environment)];
+        assert_eq!(finished(&[&flag, as_flag], &variables), as_flag, "{key}");
+        assert_eq!(finished(&[], &variables), in_environment, "{key}");
+        assert_eq!(finished(&[], &[]), in_file, "{key}");
+    }
+}
+
+#[test]
+fn a_typo_in_a_variable_is_refused_with_the_name_that_was_meant() {
+    let config = file(SMALL);
+    for command in ["check", "run"] {
+        let args = [command, "--config", config.to_str().unwrap()];
+        let output = tidegate_in(&args, &[("TIDEGATE_DRAIN_TIMEOT", "1s")]);
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(78), "{said}");
+        assert!(said.contains("TIDEGATE_DRAIN_TIMEOT"), "{said}");
+        assert!(said.contains("did you mean `TIDEGATE_DRAIN_TIMEOUT`?"), "{said}");
     }
 }
 

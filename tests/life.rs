@@ -5,7 +5,7 @@
 mod support;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,7 +15,9 @@ use rustix::process::Signal;
 
 use support::bridge::{Bridge, tidegate};
 use support::mariadb::MariaDb;
-use support::tcp::{accept, connect, echo, listener, read_exactly, read_to_the_end, reset};
+use support::tcp::{
+    accept, connect, echo, free_port, listener, read_exactly, read_to_the_end, reset, through,
+};
 use support::{PATIENCE, full_or, runtime, until};
 
 #[test]
@@ -76,10 +78,11 @@ fn a_query_that_ends_during_the_drain_is_answered() {
     assert_eq!(bridge.close_record().text("reason"), "eof");
 }
 
-/// A stopped process accepts nothing, so whoever connects meanwhile waits in the queue.
+/// A stopped process accepts nothing, so whoever connects meanwhile waits in the queue. There are so
+/// many of them that the signal is noticed before the last is accepted.
 #[test]
 fn connections_that_wait_to_be_accepted_when_the_signal_comes_are_served() {
-    const WAITING: usize = 40;
+    const WAITING: usize = 400;
     let mut bridge = Bridge::tcp(echo()).start();
     bridge.signal(Signal::STOP);
     let waiting: Vec<TcpStream> = (0..WAITING).map(|_| connect(bridge.listen)).collect();
@@ -186,6 +189,98 @@ fn a_taken_port_is_named_and_ends_the_start_with_1() {
         assert!(text.to_lowercase().contains("in use"), "the cause is not named: {text}");
         assert!(output.stdout.is_empty(), "it said that it serves");
     }
+}
+
+#[test]
+fn a_second_bridge_on_the_same_port_is_refused() {
+    let first = Bridge::tcp(echo()).start();
+    let address = first.listen.to_string();
+    let output = tidegate(&["run", "127.0.0.1:1", "--listen", &address, "--admin", "127.0.0.1:0"]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains(&address), "the address is not named: {text}");
+    echoes(&connect(first.listen));
+}
+
+#[test]
+fn a_bridge_that_has_just_ended_leaves_its_port_to_the_next() {
+    let gateway = echo();
+    let mut first = Bridge::tcp(gateway).flags(&["--drain-timeout", "0s"]).start();
+    let client = connect(first.listen);
+    echoes(&client);
+    first.signal(Signal::TERM);
+    assert_eq!(first.ends().code(), Some(0));
+    let file = format!(
+        "admin = \"127.0.0.1:0\"\n\
+         [[listener]]\nbind = \"{}\"\nupstream = \"peer\"\nprotocol = \"tcp\"\n\
+         [upstream.peer]\ngateway = \"{gateway}\"\n",
+        first.listen
+    );
+    let second = Bridge::from_file(&file).start();
+    echoes(&connect(second.listen));
+}
+
+#[test]
+fn localhost_is_both_loopbacks() {
+    let gateway = echo();
+    let bridge = until("a port that is free on both loopbacks", || {
+        let port = free_port();
+        let file = format!(
+            "admin = \"127.0.0.1:0\"\n\
+             [[listener]]\nbind = \"localhost:{port}\"\nupstream = \"peer\"\nprotocol = \"tcp\"\n\
+             [upstream.peer]\ngateway = \"{gateway}\"\n"
+        );
+        Bridge::from_file(&file).try_start().ok()
+    });
+    let expected: Vec<IpAddr> = match TcpListener::bind("[::1]:0") {
+        Ok(_) => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
+        Err(_) => vec![Ipv4Addr::LOCALHOST.into()],
+    };
+    let found: Vec<IpAddr> = bridge.listening.iter().map(SocketAddr::ip).collect();
+    assert_eq!(found, expected);
+    for address in &bridge.listening {
+        echoes(&connect(*address));
+    }
+}
+
+#[test]
+fn each_listener_forwards_to_its_own_upstream() {
+    let upstreams = [listener(), listener()];
+    let [one, two] = [0, 1].map(|which: usize| upstreams[which].local_addr().unwrap());
+    let bridge = Bridge::from_file(&format!(
+        "admin = \"127.0.0.1:0\"\n\
+         [[listener]]\nname = \"a\"\nbind = [\"127.0.0.1:0\", \"127.0.0.5:0\"]\nupstream = \"one\"\nprotocol = \"tcp\"\n\
+         [[listener]]\nname = \"b\"\nbind = \"127.0.0.1:0\"\nupstream = \"two\"\nprotocol = \"tcp\"\n\
+         [upstream.one]\ngateway = \"{one}\"\n[upstream.two]\ngateway = \"{two}\"\n"
+    ))
+    .start();
+    for (address, upstream) in bridge.listening.iter().zip([0, 0, 1]) {
+        let (client, server) = through(*address, &upstreams[upstream]);
+        (&client).write_all(b"who is there?").unwrap();
+        assert_eq!(read_exactly(&server, 13), b"who is there?");
+    }
+    bridge.has_accounted_for(3.0);
+    let metrics = bridge.metrics();
+    assert_eq!(metrics.sum("tidegate_connections_total", &[("listener", "a")]), 2.0);
+    assert_eq!(metrics.sum("tidegate_connections_total", &[("listener", "b")]), 1.0);
+}
+
+#[test]
+fn a_bridge_out_of_file_descriptors_serves_again_once_some_are_free() {
+    let bridge = Bridge::tcp(echo()).with_descriptors(100).start();
+    let first = connect(bridge.listen);
+    echoes(&first);
+    // The kernel accepts for it. Most of these wait in its queue, or are turned away when there is no
+    // descriptor left for their upstream.
+    let crowd: Vec<TcpStream> = (0..200).map(|_| connect(bridge.listen)).collect();
+    until("hardly a descriptor is left", || (bridge.fds() >= 95).then_some(()));
+    echoes(&first);
+    drop(crowd);
+    until("a newcomer is served", || {
+        let mut newcomer = connect(bridge.listen);
+        let asked = newcomer.write_all(b"x").and_then(|()| newcomer.read_exact(&mut [0]));
+        asked.ok()
+    });
 }
 
 #[test]

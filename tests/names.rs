@@ -1,5 +1,7 @@
 //! Names: how a gateway is resolved, followed, and kept when DNS fails.
 
+#![allow(clippy::disallowed_methods, reason = "tests may block: each has a thread of its own")]
+
 mod support;
 
 use std::fs;

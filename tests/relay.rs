@@ -88,6 +88,23 @@ fn a_reset_by_the_client_reaches_the_server_as_a_reset_after_all_data() {
 }
 
 #[test]
+fn a_reset_reaches_a_client_that_has_said_all() {
+    let (upstream, bridge) = tcp_bridge();
+    for _ in 0..TIMES {
+        let (client, mut server) = through(bridge.listen, &upstream);
+        client.shutdown(Shutdown::Write).unwrap();
+        assert!(read_to_the_end(&server).0.is_empty());
+        server.write_all(b"half an answ").unwrap();
+        until_acknowledged(&server);
+        reset(server);
+        let (answer, end) = read_to_the_end(&client);
+        assert_eq!(answer, b"half an answ");
+        assert!(is_reset(&end), "{end:?} instead of a reset");
+    }
+    bridge.has_accounted_for(TIMES as f64);
+}
+
+#[test]
 fn a_reset_on_an_idle_connection_is_passed_on_both_ways() {
     let (upstream, bridge) = tcp_bridge();
     for _ in 0..TIMES {
@@ -202,29 +219,24 @@ fn many_single_bytes_in_a_row_arrive_in_order() {
     }
 }
 
-/// A bridge that holds small writes back until the last one is acknowledged takes 40 ms for each.
+/// A bridge that holds a small write back until the one before is acknowledged takes 40 ms for it.
 #[test]
-fn a_request_written_in_two_pieces_is_not_held_back() {
+fn a_message_written_in_two_pieces_is_not_held_back() {
     const ROUNDS: u32 = 50;
-    let upstream = serve(&listener(), |mut stream| {
-        let mut request = [0; 8];
-        while stream.read_exact(&mut request).is_ok() && stream.write_all(&request[..4]).is_ok() {
-            let _ = stream.write_all(&request[4..]);
-        }
-    });
-    let bridge = Bridge::tcp(upstream).start();
-    let mut client = connect(bridge.listen);
+    let (upstream, bridge) = tcp_bridge();
+    let (client, server) = through(bridge.listen, &upstream);
     let start = Instant::now();
     for _ in 0..ROUNDS {
-        client.write_all(b"half").unwrap();
-        client.write_all(b"half").unwrap();
-        assert_eq!(read_exactly(&client, 8), b"halfhalf");
+        for (mut from, to) in [(&client, &server), (&server, &client)] {
+            // The second piece leaves when the first has arrived, so no read can join them.
+            for piece in [b"one half", b"the rest"] {
+                from.write_all(piece).unwrap();
+                assert_eq!(read_exactly(to, piece.len()), piece);
+            }
+        }
     }
-    assert!(
-        start.elapsed() < ROUNDS * Duration::from_millis(20),
-        "{ROUNDS} rounds took {:?}",
-        start.elapsed()
-    );
+    let each = start.elapsed() / (2 * ROUNDS);
+    assert!(each < Duration::from_millis(20), "a message takes {each:?}");
 }
 
 #[test]
@@ -289,11 +301,13 @@ fn a_client_that_leaves_before_the_greeting_leaves_nothing_behind() {
     let before = bridge.fds();
     let visitors: Vec<TcpStream> = (0..VISITORS).map(|_| connect(bridge.listen)).collect();
     let waiting: Vec<TcpStream> = visitors.iter().map(|_| accept(&upstream)).collect();
+    let left = Instant::now();
     drop(visitors);
     for server in &waiting {
         let (heard, _) = read_to_the_end(server);
         assert!(heard.is_empty(), "nobody said {heard:?}");
     }
+    assert!(left.elapsed() < Duration::from_secs(5), "noticed only by the dial deadline of 10 s");
     drop(waiting);
     bridge.has_accounted_for(VISITORS as f64);
     bridge.gives_back_its_fds(before, VISITORS);

@@ -14,9 +14,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use support::bridge::Bridge;
-use support::full_or;
 use support::namespace::Namespace;
-use support::tcp::{accept, expect_noise, is_reset, read_exactly, read_to_the_end, send_noise};
+use support::tcp::{
+    accept, expect_noise, is_reset, read_exactly, read_to_the_end, reset, send_noise,
+};
+use support::{full_or, until, until_it};
 
 #[test]
 fn a_server_that_vanishes_with_data_under_way_is_found_by_the_stall_timeout() {
@@ -114,6 +116,65 @@ fn an_outage_shorter_than_the_stall_timeout_loses_nothing() {
     drop(sending.join().unwrap());
 }
 
+#[test]
+fn a_client_that_pauses_reading_and_then_vanishes_is_found() {
+    let Some(path) = Path::with("stall_timeout = \"2s\"") else { return };
+    let (_client, server) = path.session();
+    let sending = thread::spawn(move || send_noise(&server, 4, LONG));
+    until_it(
+        "the client's window is closed and nothing moves any more",
+        || {
+            let before = path.bytes();
+            thread::sleep(Duration::from_millis(500));
+            (before, path.bytes())
+        },
+        |(before, after)| *before > 0.0 && before == after,
+    );
+    let since = Instant::now();
+    path.client_side.cut();
+    assert!(sending.join().unwrap().is_err());
+    path.was_ended("client", "stalled", since, 2.0..20.0);
+}
+
+#[test]
+fn a_server_that_has_vanished_when_the_client_says_goodbye_is_found() {
+    let Some(path) = Path::with("stall_timeout = \"2s\"") else { return };
+    let (client, _server) = path.session();
+    path.server_side.cut();
+    let since = Instant::now();
+    drop(client);
+    until("the session has ended", || (path.bridge.open_connections() == 0.0).then_some(()));
+    path.was_ended("upstream", "stalled", since, 2.0..10.0);
+}
+
+#[test]
+fn a_reset_after_a_half_close_is_passed_on() {
+    let Some(path) = Path::with("stall_timeout = \"2s\"") else { return };
+    let (client, server) = path.session();
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_the_end(&server).0, b"");
+    let since = Instant::now();
+    reset(client);
+    until("the server's connection is broken", || server.take_error().unwrap().map(drop));
+    path.was_ended("client", "reset", since, 0.0..5.0);
+}
+
+#[test]
+fn a_reset_while_the_other_side_does_not_read_is_passed_on() {
+    let Some(path) = Path::with("stall_timeout = \"2s\"") else { return };
+    let (mut client, server) = path.session();
+    client.set_nonblocking(true).unwrap();
+    until("the path is full for a while", || {
+        while client.write(&[1; 65536]).is_ok() {}
+        thread::sleep(Duration::from_millis(300));
+        client.write(&[1; 65536]).err()
+    });
+    let since = Instant::now();
+    reset(client);
+    until("the server's connection is broken", || server.take_error().unwrap().map(drop));
+    path.was_ended("client", "reset", since, 0.0..10.0);
+}
+
 /// Found after 1 s of silence and 2 unanswered probes.
 const KEEPALIVE: &str = "keepalive_idle = \"1s\"\nkeepalive_interval = \"1s\"\nkeepalive_count = 2";
 
@@ -154,6 +215,11 @@ impl Path {
         server.write_all(b"pong").unwrap();
         assert_eq!(read_exactly(&client, 4), b"pong");
         (client, server)
+    }
+
+    /// Bytes relayed so far, both ways.
+    fn bytes(&self) -> f64 {
+        self.bridge.metrics().sum("tidegate_bytes_total", &[])
     }
 
     fn was_ended(&self, side: &str, reason: &str, since: Instant, seconds: std::ops::Range<f64>) {

@@ -12,12 +12,14 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, ORIGIN};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 use tracing::{debug, info};
 
 use crate::drain::Drain;
@@ -29,6 +31,8 @@ use health::Health;
 
 /// Time for a client to send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the result of a deep check is given again.
+const DEEP_CHECK_HOLDS: Duration = Duration::from_secs(5);
 const TEXT: &str = "text/plain; charset=utf-8";
 /// Prometheus' text exposition format.
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -60,13 +64,14 @@ pub struct Parts {
 pub struct Admin {
     parts: Parts,
     health: Health,
+    last_deep_check: Mutex<Option<(Instant, Result<String, String>)>>,
 }
 
 impl Admin {
     /// An endpoint over its parts.
     pub fn new(parts: Parts) -> Self {
         let health = Health::new(parts.drain.clone(), parts.upstreams.clone());
-        Self { parts, health }
+        Self { parts, health, last_deep_check: Mutex::new(None) }
     }
 
     /// Serves until dropped, through the drain.
@@ -103,7 +108,7 @@ impl Admin {
             "/livez" => verdict(Ok("alive".into())),
             "/readyz" => verdict(self.health.ready()),
             "/startupz" => verdict(self.health.started()),
-            "/healthz/deep" => verdict((self.parts.deep_check)().await),
+            "/healthz/deep" => verdict(self.deep_check().await),
             "/metrics" => {
                 let text = self.parts.metrics.render((self.parts.log_lines_dropped)());
                 reply(StatusCode::OK, METRICS, text)
@@ -118,6 +123,19 @@ impl Admin {
         status::Status::of(&self.parts.drain, &self.parts.proxies, &self.parts.upstreams)
     }
 
+    /// One check at a time, and its result for a while: to a server each is a failed log-in.
+    async fn deep_check(&self) -> Result<String, String> {
+        let mut last = self.last_deep_check.lock().await;
+        match &*last {
+            Some((at, result)) if at.elapsed() < DEEP_CHECK_HOLDS => result.clone(),
+            _ => {
+                let result = (self.parts.deep_check)().await;
+                *last = Some((Instant::now(), result.clone()));
+                result
+            }
+        }
+    }
+
     /// Changes state: from this host, or with the token.
     fn drain(&self, request: &Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
         let given = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
@@ -126,6 +144,10 @@ impl Admin {
             (Some(given), Some(known)) => same(given, known.as_bytes()),
             _ => false,
         };
+        // A page in a browser on this host can send a POST, but not without saying so.
+        if request.headers().contains_key(ORIGIN) {
+            return reply(StatusCode::FORBIDDEN, TEXT, "not from a web page\n");
+        }
         // `::ffff:127.0.0.1` does not come up: an IPv6 socket here is IPv6 only.
         if !peer.ip().is_loopback() && !authorized {
             let text = "from another host this needs the bearer token of admin_token_file\n";

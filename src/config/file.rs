@@ -211,11 +211,12 @@ fn scalar(key: &str, value: DeValue<'_>, at: Source) -> Result<String, ConfigErr
     match value {
         DeValue::String(text) => Ok(text.into_owned()),
         DeValue::Boolean(yes) => Ok(yes.to_string()),
-        DeValue::Integer(number) => Ok(number.as_str().replace('_', "")),
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+            .map(|number| number.to_string())
+            .map_err(|_| ConfigError::new(at, format!("`{key}` is too large a number"))),
         DeValue::Float(number) => Ok(number.as_str().to_owned()),
-        // A table where no key of that name exists is an unknown table: the section's `finish`
-        // says so better than a type error would.
-        DeValue::Table(_) => Ok("a table".to_owned()),
+        DeValue::Table(_) => Err(ConfigError::new(at, format!("unknown table `{key}`"))
+            .did_you_mean(key, ["listener", "upstream"])),
         other => Err(ConfigError::new(
             at,
             format!("`{key}` cannot be a {}: expected text, a number or a list", other.type_str()),

@@ -6,6 +6,7 @@
 
 mod error;
 mod file;
+mod parsers;
 mod validate;
 #[cfg(test)]
 mod validate_tests;
@@ -113,7 +114,7 @@ pub struct Listener {
     pub allow_any: bool,
 }
 
-/// What a client is lent; see the README, "Modes".
+/// What a client is lent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Pool {
@@ -180,11 +181,6 @@ impl Config {
     /// The finished values in the shape of the file; reading it back gives the same values.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("every field has a TOML form")
-    }
-
-    /// The upstream of that name; `validate` has checked that every listener's exists.
-    pub fn upstream(&self, name: &str) -> Option<&Upstream> {
-        self.upstreams.iter().find(|upstream| upstream.name == name)
     }
 }
 

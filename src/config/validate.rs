@@ -3,26 +3,25 @@
 //! Every key is named here once, with its parser and its default.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
-use std::path::PathBuf;
-use std::thread::available_parallelism;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 
 use super::error::ConfigError;
 use super::file::{File, Overrides, Raw, Section, Source};
-use super::value::{
-    Bind, Gateway, boolean, duration, nameserver, positive_duration, socket_address,
+use super::parsers::{
+    boolean, congestion_control, default_threads, duration, keepalive, keepalive_count, log_format,
+    log_level, name, nameserver, path, pool, positive_duration, protocol, socket_address,
+    stall_timeout, threads, user_timeout,
 };
+use super::value::{Bind, Gateway};
 use super::{Config, Listener, Log, LogFormat, Pool, Protocol, Tcp, Upstream};
 
 const DEFAULT_ADMIN: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9400);
 pub(super) const DEFAULT_BIND: Bind = Bind::Localhost(4000);
 /// The name of the upstream that `run GATEWAY` makes when no file names one.
 pub(super) const UNNAMED_UPSTREAM: &str = "gateway";
-/// More data threads than this are a typing error.
-const MAX_THREADS: usize = 256;
 
 pub(super) fn finish(file: File, overrides: &Overrides) -> Result<Config, ConfigError> {
     let File { mut top, listeners, upstreams } = file;
@@ -42,13 +41,32 @@ pub(super) fn finish(file: File, overrides: &Overrides) -> Result<Config, Config
         keepalive_idle: top.one("keepalive_idle", keepalive, Duration::from_secs(45))?,
         keepalive_interval: top.one("keepalive_interval", keepalive, Duration::from_secs(5))?,
         keepalive_count: top.one("keepalive_count", keepalive_count, 4)?,
-        user_timeout: top.one("user_timeout", duration, Duration::ZERO)?,
+        user_timeout: top.one("user_timeout", user_timeout, Duration::ZERO)?,
         congestion_control: top.one("congestion_control", congestion_control, None)?,
     };
     top.section.clone().finish(&["listener", "upstream"])?;
 
     let upstreams = finish_upstreams(upstreams, overrides, config_at.clone())?;
-    let listeners = finish_listeners(listeners, overrides, &upstreams, config_at)?;
+    let listeners = finish_listeners(listeners, overrides, &upstreams, config_at.clone())?;
+    for upstream in &upstreams {
+        let users: Vec<_> =
+            listeners.iter().filter(|listener| listener.upstream == upstream.name).collect();
+        if users.is_empty() {
+            return Err(ConfigError::new(
+                config_at,
+                format!("no listener forwards to [upstream.{}]", upstream.name),
+            ));
+        }
+        if users.iter().any(|listener| is_itself(&upstream.gateway, listener)) {
+            return Err(ConfigError::new(
+                config_at,
+                format!("the gateway {} is the bridge itself", upstream.gateway),
+            )
+            .hint(
+                "a connection would be forwarded in a circle; choose another port to listen on",
+            ));
+        }
+    }
     Ok(Config {
         admin,
         admin_token_file,
@@ -197,6 +215,19 @@ fn finish_listeners(
     Ok(listeners)
 }
 
+/// Whether a listener would accept what is sent to the gateway, as far as names alone tell.
+fn is_itself(gateway: &Gateway, listener: &Listener) -> bool {
+    let is_target = |address: SocketAddr| match gateway.literal() {
+        Some(literal) => literal == address,
+        None => {
+            gateway.host == "localhost"
+                && address.port() == gateway.port
+                && address.ip().is_loopback()
+        }
+    };
+    listener.bind.iter().flat_map(|bind| bind.addresses()).any(is_target)
+}
+
 fn check_listener(listener: &Listener, source: Source) -> Result<(), ConfigError> {
     match listener.bind.iter().find(|bind| !bind.is_loopback()) {
         Some(bind) if !listener.allow_any => Err(ConfigError::new(
@@ -283,99 +314,6 @@ fn parse_one<T>(
             None => error,
         }
     })
-}
-
-fn default_threads() -> usize {
-    (available_parallelism().map_or(1, |cores| cores.get()) / 2).max(1)
-}
-
-fn threads(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(count @ 1..=MAX_THREADS) => Ok(count),
-        _ if text == "auto" => Ok(default_threads()),
-        _ => Err(format!("expected auto or a number from 1 to {MAX_THREADS}")),
-    }
-}
-
-/// Linux counts keepalive times in whole seconds, 1 to 32,767.
-fn keepalive(text: &str) -> Result<Duration, String> {
-    let value = duration(text)?;
-    match (value.as_secs(), value.subsec_nanos()) {
-        (1..=32_767, 0) => Ok(value),
-        _ => Err("expected whole seconds, from 1s to 32767s".into()),
-    }
-}
-
-fn keepalive_count(text: &str) -> Result<u32, String> {
-    match text.parse() {
-        Ok(count @ 1..=127) => Ok(count),
-        _ => Err("expected a number from 1 to 127".into()),
-    }
-}
-
-fn stall_timeout(text: &str) -> Result<Duration, String> {
-    match duration(text)? {
-        value if value.is_zero() || value >= Duration::from_millis(600) => Ok(value),
-        _ => Err("expected at least 600ms, or 0s for never".into()),
-    }
-}
-
-fn congestion_control(text: &str) -> Result<Option<String>, String> {
-    let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-    match text {
-        "system" => Ok(None),
-        // The kernel's limit is TCP_CA_NAME_MAX, 16 with the final NUL.
-        name if (1..16).contains(&name.len()) && name.bytes().all(legal) => Ok(Some(name.into())),
-        _ => Err("expected system or an algorithm's name, such as cubic or bbr".into()),
-    }
-}
-
-fn log_format(text: &str) -> Result<LogFormat, String> {
-    match text {
-        "text" => Ok(LogFormat::Text),
-        "json" => Ok(LogFormat::Json),
-        _ => Err("expected text or json".into()),
-    }
-}
-
-fn log_level(text: &str) -> Result<LevelFilter, String> {
-    match text {
-        "off" | "error" | "warn" | "info" | "debug" | "trace" => {
-            text.parse().map_err(|_| "expected a level".into())
-        }
-        _ => Err("expected off, error, warn, info, debug or trace".into()),
-    }
-}
-
-fn pool(text: &str) -> Result<Pool, String> {
-    match text {
-        "off" => Ok(Pool::Off),
-        _ => Err("expected off".into()),
-    }
-}
-
-fn protocol(text: &str) -> Result<Protocol, String> {
-    match text {
-        "mysql" => Ok(Protocol::Mysql),
-        "tcp" => Ok(Protocol::Tcp),
-        _ => Err("expected mysql or tcp".into()),
-    }
-}
-
-fn path(text: &str) -> Result<PathBuf, String> {
-    match text {
-        "" => Err("expected a path".into()),
-        path => Ok(path.into()),
-    }
-}
-
-/// A name goes into logs and labels as it is.
-fn name(text: &str) -> Result<String, String> {
-    let printable = |c: char| !c.is_control() && !c.is_whitespace();
-    match text {
-        text if (1..=64).contains(&text.len()) && text.chars().all(printable) => Ok(text.into()),
-        _ => Err("expected 1 to 64 characters without white space".into()),
-    }
 }
 
 fn name_of_upstream(upstreams: &[Upstream]) -> impl Fn(&str) -> Result<String, String> {

@@ -27,6 +27,7 @@ fn a_gateway_alone_is_enough() {
 fn what_is_printed_reads_back_as_the_same_values() {
     let text = format!(
         "{SMALL}[[listener]]\nbind = [\"127.0.0.1:1\", \"localhost:2\"]\nupstream = \"tidb\"\n\
+         [[listener]]\nupstream = \"other\"\n\
          [upstream.other]\ngateway = \"[fd00::1]:3306\"\nmin_ttl = \"1500ms\"\n"
     );
     let config = parse(&text, "t.toml").unwrap();
@@ -42,7 +43,10 @@ fn a_typo_in_a_key_is_an_error_with_line_and_suggestion() {
          hint: did you mean `connect_timeout`?"
     );
     assert!(error("listner = 1\n").contains("did you mean `listener`?"));
-    assert!(error("[listner]\nbind = \"x\"\n").contains("unknown key `listner`"));
+    assert!(
+        error("[listner]\nbind = \"x\"\n")
+            .contains("unknown table `listner`\nhint: did you mean `listener`")
+    );
 }
 
 #[test]
@@ -124,4 +128,24 @@ fn a_misspelt_variable_is_an_error_and_a_service_link_is_not() {
     {
         assert_eq!(check(harmless), Ok(()));
     }
+}
+
+#[test]
+fn a_bridge_to_itself_is_refused() {
+    for (gateway, bind) in [("localhost", "localhost:4000"), ("127.0.0.1:7", "127.0.0.1:7")] {
+        let text =
+            format!("[upstream.a]\ngateway = \"{gateway}\"\n[[listener]]\nbind = \"{bind}\"\n");
+        assert!(error(&text).contains("is the bridge itself"), "{text}");
+    }
+}
+
+#[test]
+fn an_upstream_that_nobody_uses_is_refused() {
+    let text = format!("{SMALL}[upstream.b]\ngateway = \"b\"\n[[listener]]\nupstream = \"b\"\n");
+    assert!(error(&text).contains("no listener forwards to [upstream.tidb]"));
+}
+
+#[test]
+fn numbers_keep_their_radix() {
+    assert_eq!(parse(&format!("threads = 0x10\n{SMALL}"), "t.toml").unwrap().threads, 16);
 }

@@ -15,13 +15,16 @@ use crate::config::Tcp;
 #[derive(Debug, Error)]
 pub enum ConnectError {
     /// No answer to the SYN: a closed security group, a wrong route, a dead host.
-    #[error("no answer within {}", humantime::format_duration(*.0))]
+    #[error("no answer within {:?}", rounded(.0))]
     Timeout(Duration),
     /// The TCP connect failed.
     #[error("{}", plain(.0))]
     Connect(io::Error),
+    /// This host lacks what a connection takes: descriptors, ports, memory.
+    #[error("this host cannot open a connection: {0}")]
+    Local(io::Error),
     /// It accepted and then said nothing.
-    #[error("accepted, but sent no greeting within {}", humantime::format_duration(*.0))]
+    #[error("accepted, but sent no greeting within {:?}", rounded(.0))]
     Silent(Duration),
     /// It accepted and closed before a greeting: a load balancer without a healthy target.
     #[error("accepted, but closed before a greeting")]
@@ -43,6 +46,7 @@ impl ConnectError {
                 io::ErrorKind::ConnectionReset => "reset",
                 _ => "error",
             },
+            Self::Local(_) => "local",
             Self::Silent(_) => "no_greeting",
             Self::Closed => "closed",
             Self::Broken(error) if error.kind() == io::ErrorKind::ConnectionReset => "reset",
@@ -61,9 +65,23 @@ pub async fn connect(
     let stream = timeout(within, TcpStream::connect(address))
         .await
         .map_err(|_| ConnectError::Timeout(within))?
-        .map_err(ConnectError::Connect)?;
+        .map_err(|error| match is_local(&error) {
+            true => ConnectError::Local(error),
+            false => ConnectError::Connect(error),
+        })?;
     socket::configure(&stream, tcp).map_err(ConnectError::Connect)?;
     Ok(stream)
+}
+
+fn is_local(error: &io::Error) -> bool {
+    // EADDRNOTAVAIL from connect(2): all local ports towards that address are taken.
+    let local = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::EADDRNOTAVAIL];
+    error.raw_os_error().is_some_and(|code| local.contains(&code))
+}
+
+/// Without the digits that nobody asked for.
+fn rounded(time: &Duration) -> Duration {
+    Duration::from_millis((time.as_millis() as u64).next_multiple_of(10))
 }
 
 /// Waits for the first byte that the server sends and leaves it where it is.

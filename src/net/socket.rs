@@ -51,7 +51,13 @@ pub fn try_congestion_control(name: &str) -> io::Result<()> {
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(test, derive(Default))]
 pub struct TcpInfo {
-    state_to_options: [u8; 8],
+    state: u8,
+    ca_state: u8,
+    /// Times that the oldest segment was sent again without an answer.
+    pub retransmits: u8,
+    /// Window probes without an answer; 1 is one on its way.
+    pub probes: u8,
+    backoff_to_wscale: [u8; 4],
     rto_to_rcv_mss: [u32; 4],
     /// Segments sent and not acknowledged; window probes do not count.
     pub unacked: u32,
@@ -87,10 +93,19 @@ impl TcpInfo {
         Ok(getsockopt(&socket.as_fd(), TcpInfoOption)?)
     }
 
-    /// A connection with that many segments unacknowledged and that long without an answer.
-    #[cfg(test)]
-    pub(crate) fn for_test(unacked: u32, last_ack_recv: u32) -> Self {
-        Self { unacked, last_ack_recv, ..Self::default() }
+    /// Whether the connection is over: closed both ways, or broken.
+    pub fn is_over(&self) -> bool {
+        // TCP_CLOSE of include/net/tcp_states.h.
+        self.state == 7
+    }
+
+    /// Whether the peer owes an answer that a live peer would have given.
+    ///
+    /// Segments that were sent again, or a closed window whose probes go unanswered. Not merely
+    /// segments unacknowledged: a live peer may have shrunk its window under them. And not merely
+    /// a closed window: a live peer that pauses reading answers the probes.
+    pub fn owes_an_answer(&self) -> bool {
+        (self.unacked > 0 && self.retransmits > 0) || (self.notsent_bytes > 0 && self.probes > 1)
     }
 
     /// Whether the peer has acknowledged everything that was written.

@@ -17,6 +17,7 @@ use crate::drain::{Drain, Phase};
 use crate::metrics::ListenerMetrics;
 use crate::net::listener::Listener;
 use crate::upstream::Upstream;
+use outcome::Outcome;
 
 /// The process-wide number of the next session.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -24,13 +25,20 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 /// A listener at work; shared by all threads.
 #[derive(Debug)]
 pub struct Proxy {
-    config: config::Listener,
-    addresses: Vec<SocketAddr>,
-    tcp: config::Tcp,
-    stall_timeout: Duration,
-    upstream: Arc<Upstream>,
-    metrics: ListenerMetrics,
-    drain: Drain,
+    /// Its section of the configuration.
+    pub config: config::Listener,
+    /// The addresses that were bound.
+    pub addresses: Vec<SocketAddr>,
+    /// The options of client sockets.
+    pub tcp: config::Tcp,
+    /// How long a peer may owe an acknowledgement; 0: for ever.
+    pub stall_timeout: Duration,
+    /// Where it forwards to.
+    pub upstream: Arc<Upstream>,
+    /// Its handles.
+    pub metrics: ListenerMetrics,
+    /// What ends it.
+    pub drain: Drain,
 }
 
 /// The state of a listener at one moment, for the status page.
@@ -55,19 +63,6 @@ pub struct Snapshot {
 }
 
 impl Proxy {
-    /// A proxy of its parts; nothing runs yet. `addresses` are those that were bound.
-    pub fn new(
-        config: config::Listener,
-        addresses: Vec<SocketAddr>,
-        tcp: config::Tcp,
-        stall_timeout: Duration,
-        upstream: Arc<Upstream>,
-        metrics: ListenerMetrics,
-        drain: Drain,
-    ) -> Self {
-        Self { config, addresses, tcp, stall_timeout, upstream, metrics, drain }
-    }
-
     /// The state now.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
@@ -101,7 +96,9 @@ impl Proxy {
 
     fn start(self: Arc<Self>, client: TcpStream, peer: SocketAddr) {
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        // Made here, not in the task: from now on the drain waits for this session.
+        let outcome = Outcome::new(self, id, peer, Instant::now());
         // Detached: its end is told by its outcome, also when it panics.
-        drop(tokio::spawn(session::run(self, id, client, peer, Instant::now())));
+        drop(tokio::spawn(session::run(outcome, client)));
     }
 }

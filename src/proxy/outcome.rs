@@ -145,19 +145,18 @@ mod tests {
     }
 
     fn proxy(metrics: &Metrics, drain: &Drain) -> Arc<Proxy> {
-        let text = "[[listener]]\nname = \"app\"\n[upstream.gw]\ngateway = \"127.0.0.1\"\n";
+        let text = "[[listener]]\nname = \"app\"\n[upstream.gw]\ngateway = \"127.0.0.1:1\"\n";
         let Config { tcp, stall_timeout, mut listeners, mut upstreams, .. } =
             config::parse(text, "test").unwrap();
         let upstream = Upstream::new(upstreams.remove(0), tcp.clone(), metrics.upstream("gw"));
-        let handles = metrics.listener("app", "off");
-        Arc::new(Proxy::new(
-            listeners.remove(0),
-            Vec::new(),
+        Arc::new(Proxy {
+            config: listeners.remove(0),
+            addresses: Vec::new(),
             tcp,
             stall_timeout,
-            Arc::new(upstream),
-            handles,
-            drain.clone(),
-        ))
+            upstream: Arc::new(upstream),
+            metrics: metrics.listener("app", "off"),
+            drain: drain.clone(),
+        })
     }
 }

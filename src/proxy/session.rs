@@ -1,14 +1,10 @@
 //! The story of one connection: an upstream for it, then the relay, then its account.
 
 use std::future::pending;
-use std::net::SocketAddr;
-use std::sync::Arc;
 
 use tokio::net::TcpStream;
-use tokio::time::Instant;
 use tracing::debug;
 
-use super::Proxy;
 use super::outcome::Outcome;
 use crate::config::Protocol;
 use crate::drain::Phase;
@@ -18,14 +14,7 @@ use crate::relay::{Counters, Reason, Relay, Side};
 
 /// Runs a session to its end. What it needs only before the relay is boxed and dropped then, so an
 /// idle session is little more than its relay.
-pub(super) async fn run(
-    proxy: Arc<Proxy>,
-    id: u64,
-    client: TcpStream,
-    peer: SocketAddr,
-    accepted: Instant,
-) {
-    let mut outcome = Outcome::new(proxy, id, peer, accepted);
+pub(super) async fn run(mut outcome: Outcome, client: TcpStream) {
     let Some((client, upstream)) = Box::pin(open(client, &mut outcome)).await else { return };
     let proxy = &outcome.proxy;
     let counters = Counters {
@@ -57,7 +46,11 @@ async fn open(client: TcpStream, outcome: &mut Outcome) -> Option<(TcpStream, Tc
             }
             Err(error) => {
                 let message = error.to_string();
-                outcome.refused(Side::Upstream, "unreachable", &message);
+                let (side, reason) = match error.is_local() {
+                    true => (Side::Tidegate, "local"),
+                    false => (Side::Upstream, Reason::Unreachable.as_str()),
+                };
+                outcome.refused(side, reason, &message);
                 (ErrorCode::Unreachable, message)
             }
         },
@@ -102,8 +95,8 @@ async fn refuse(mut client: TcpStream, protocol: Protocol, code: ErrorCode, mess
 mod tests {
     use super::*;
 
-    /// The size of the future that a function of five arguments returns.
-    fn future_size<A, B, C, D, E, F>(_: fn(A, B, C, D, E) -> F) -> usize {
+    /// The size of the future that a function of two arguments returns.
+    fn future_size<A, B, F>(_: fn(A, B) -> F) -> usize {
         size_of::<F>()
     }
 

@@ -133,15 +133,15 @@ pub struct Counters {
 #[derive(Debug)]
 struct Leg {
     stream: TcpStream,
-    /// Since when it has left written bytes unacknowledged, as far as was looked.
-    unacknowledged_since: Option<Instant>,
+    /// Since when it owes an answer, as far as was looked.
+    unanswered_since: Option<Instant>,
     /// Whether it was sent a FIN.
     closed: bool,
 }
 
 impl Leg {
     fn new(stream: TcpStream) -> Self {
-        Self { stream, unacknowledged_since: None, closed: false }
+        Self { stream, unanswered_since: None, closed: false }
     }
 }
 
@@ -197,7 +197,7 @@ impl Relay {
             cx.waker().wake_by_ref();
         }
         if self.to_upstream.bytes() + self.to_client.bytes() != moved {
-            self.watch.wrote();
+            self.watch.again();
         }
         match (up, down) {
             (Poll::Ready(Err(cause)), _) | (_, Poll::Ready(Err(cause))) => Poll::Ready(Err(cause)),
@@ -232,33 +232,40 @@ impl Relay {
         };
         if !leg.closed {
             leg.closed = true;
+            self.watch.again();
             // Fails only on a connection that is broken; reading it will tell how.
             let _ = SockRef::from(&leg.stream).shutdown(Shutdown::Write);
         }
     }
 
-    /// Looks whether a side has left what it was sent unacknowledged for too long.
+    /// Looks for a side that is gone without a word to the pumps.
     ///
-    /// Not `TCP_USER_TIMEOUT`: that also ends a live peer whose window is closed because it pauses
-    /// reading. Such a peer answers window probes, and its `unacked` is 0.
-    fn stalled(&mut self) -> Option<Side> {
+    /// That is one that was reset while nothing was read from it, because its direction has ended
+    /// or waits for the other side; or one that leaves what it was sent unanswered for
+    /// `stall_timeout`. `TCP_USER_TIMEOUT` would not do for the latter: it ends live peers that
+    /// pause reading.
+    fn gone(&mut self) -> Option<(Side, Reason)> {
         let now = Instant::now();
-        let mut waiting = false;
+        let mut unsettled = self.client.closed || self.upstream.closed;
         for (leg, side) in [(&mut self.client, Side::Client), (&mut self.upstream, Side::Upstream)]
         {
             let Ok(info) = TcpInfo::of(&leg.stream) else { continue };
-            let since = unacknowledged_since(leg.unacknowledged_since, &info, now);
-            leg.unacknowledged_since = since;
-            match since {
-                Some(since) if now.duration_since(since) >= self.stall_timeout => {
-                    return Some(side);
+            if info.is_over() {
+                // None after an orderly end.
+                if let Ok(Some(error)) = leg.stream.take_error() {
+                    return Some((side, Reason::of(&error)));
                 }
-                Some(_) => waiting = true,
-                None => {}
             }
+            let since = unanswered_since(leg.unanswered_since, &info, now);
+            leg.unanswered_since = since;
+            let late = since.is_some_and(|since| now.duration_since(since) >= self.stall_timeout);
+            if late && !self.stall_timeout.is_zero() {
+                return Some((side, Reason::Stalled));
+            }
+            unsettled |= !info.all_acknowledged();
         }
-        if waiting {
-            self.watch.wrote();
+        if unsettled {
+            self.watch.again();
         }
         None
     }
@@ -292,9 +299,9 @@ impl Future for Relay {
         if let Some(breakage) = this.breakage.take() {
             return this.poll_breakage(breakage, cx);
         }
-        let stalled = if due.check { this.stalled() } else { None };
-        let cause = match stalled {
-            Some(side) => (side, Reason::Stalled),
+        let gone = if due.check { this.gone() } else { None };
+        let cause = match gone {
+            Some(cause) => cause,
             None => match ready!(this.poll_pumps(cx)) {
                 Ok(()) => return Poll::Ready(this.end((Side::Client, Reason::Eof))),
                 Err(cause) => cause,
@@ -304,12 +311,13 @@ impl Future for Relay {
     }
 }
 
-/// Since when a peer owes an acknowledgement, given the last answer to the same question.
-fn unacknowledged_since(last: Option<Instant>, info: &TcpInfo, now: Instant) -> Option<Instant> {
-    if info.unacked == 0 {
+/// Since when a peer owes an answer, given the last result of the same question.
+fn unanswered_since(last: Option<Instant>, info: &TcpInfo, now: Instant) -> Option<Instant> {
+    if !info.owes_an_answer() {
         return None;
     }
-    let silent = Duration::from_millis(info.last_ack_recv.into());
+    // The kernel counts in ticks of up to 10 ms.
+    let silent = Duration::from_millis(info.last_ack_recv.into()) + Duration::from_millis(10);
     match last {
         Some(since) if now.duration_since(since) <= silent => Some(since),
         // The first look, or an acknowledgement came in between: the clock starts now.
@@ -330,15 +338,34 @@ mod tests {
     fn a_peer_is_late_only_when_no_acknowledgement_came_since_the_first_look() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let info = |unacked, silent_ms| TcpInfo::for_test(unacked, silent_ms);
-        // Everything acknowledged, or the window closed: probes do not count.
-        assert_eq!(unacknowledged_since(Some(at(0)), &info(0, 90_000), at(90)), None);
+        let info = |change: fn(&mut TcpInfo)| {
+            let mut info = TcpInfo::default();
+            change(&mut info);
+            info
+        };
+        let lost = |last_ack_recv| {
+            let mut info = info(|info| (info.unacked, info.retransmits) = (1, 3));
+            info.last_ack_recv = last_ack_recv;
+            info
+        };
+        // Acknowledged, or on its way for the first time.
+        let fresh = info(|info| (info.unacked, info.last_ack_recv) = (1, 90_000));
+        assert_eq!(unanswered_since(Some(at(0)), &TcpInfo::default(), at(90)), None);
+        assert_eq!(unanswered_since(Some(at(0)), &fresh, at(90)), None);
+        // A closed window with its probes answered, and with two of them unanswered.
+        let closed = |probes| {
+            let mut info = info(|info| (info.notsent_bytes, info.last_ack_recv) = (1, 90_000));
+            info.probes = probes;
+            info
+        };
+        assert_eq!(unanswered_since(Some(at(0)), &closed(1), at(90)), None);
+        assert_eq!(unanswered_since(Some(at(0)), &closed(2), at(90)), Some(at(0)));
         // The first look starts the clock, however long the last acknowledgement is ago: before
         // the write there was nothing to acknowledge.
-        assert_eq!(unacknowledged_since(None, &info(1, 600_000), at(5)), Some(at(5)));
+        assert_eq!(unanswered_since(None, &lost(600_000), at(5)), Some(at(5)));
         // Nothing came since.
-        assert_eq!(unacknowledged_since(Some(at(5)), &info(1, 605_000), at(10)), Some(at(5)));
+        assert_eq!(unanswered_since(Some(at(5)), &lost(605_000), at(10)), Some(at(5)));
         // Something came 2 s ago, after the first look: it starts again.
-        assert_eq!(unacknowledged_since(Some(at(5)), &info(1, 2_000), at(10)), Some(at(10)));
+        assert_eq!(unanswered_since(Some(at(5)), &lost(2_000), at(10)), Some(at(10)));
     }
 }

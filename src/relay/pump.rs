@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::mem::take;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -85,13 +86,12 @@ impl Pump {
         if self.rest.is_empty() {
             return Poll::Ready(Ok(()));
         }
-        let rest = std::mem::take(&mut self.rest);
-        let written = self.written + self.write(cx, to, &rest[self.written..], moved)?;
+        let (rest, before) = (take(&mut self.rest), take(&mut self.written));
+        let written = before + self.write(cx, to, &rest[before..], moved)?;
         if written < rest.len() {
             (self.rest, self.written) = (rest, written);
             return Poll::Pending;
         }
-        self.written = 0;
         Poll::Ready(Ok(()))
     }
 

@@ -1,10 +1,9 @@
-//! How sessions that wait for bytes are reached: to be checked for a stall, and to be closed.
+//! How sessions that wait for bytes are reached: to look for dead peers, and to be closed.
 //!
 //! Each data thread keeps a list of its relays' wakers and runs [`look_after`], the only loop
-//! here. A relay that has moved nothing since its last check is not woken.
+//! here. A relay that has nothing outstanding is not woken.
 
 use std::cell::RefCell;
-use std::future::pending;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -13,8 +12,10 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::drain::{Drain, Phase};
 
-/// Checks within one stall timeout: a stall is found after it at the latest by a sixth of it.
+/// Checks within one stall timeout. The first one that finds something unanswered starts the clock.
 const CHECKS_PER_TIMEOUT: u32 = 6;
+/// Time between checks when there is no stall timeout: peers that were reset are still looked for.
+const WITHOUT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Not in the list yet.
 const UNLISTED: u32 = u32::MAX;
 
@@ -32,7 +33,7 @@ struct Relays {
 
 struct Listed {
     waker: Waker,
-    wrote: bool,
+    again: bool,
 }
 
 /// A relay's place in its thread's list; left on drop.
@@ -47,7 +48,7 @@ pub(super) struct Watch {
 /// What a relay that was woken has to do besides moving bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Due {
-    /// Look for a stall.
+    /// Look for a dead peer.
     pub check: bool,
     /// End.
     pub closing: bool,
@@ -65,26 +66,26 @@ impl Watch {
         RELAYS.with_borrow_mut(|relays| {
             if self.key == UNLISTED {
                 // The waker of a task does not change over its life.
-                let listed = Listed { waker: cx.waker().clone(), wrote: true };
+                let listed = Listed { waker: cx.waker().clone(), again: true };
                 self.key = u32::try_from(relays.list.insert(listed))
                     .expect("a thread has fewer relays than file descriptors");
                 self.round = relays.round;
             }
             let listed = &mut relays.list[self.key as usize];
-            let check = self.round != relays.round && listed.wrote;
+            let check = self.round != relays.round && listed.again;
             if check {
-                listed.wrote = false;
+                listed.again = false;
             }
             self.round = relays.round;
             Due { check, closing: relays.closing }
         })
     }
 
-    /// Asks for a check in the next round.
-    pub fn wrote(&self) {
+    /// Asks for a check in the next round: something was written, or is not settled yet.
+    pub fn again(&self) {
         RELAYS.with_borrow_mut(|relays| {
             if let Some(listed) = relays.list.get_mut(self.key as usize) {
-                listed.wrote = true;
+                listed.again = true;
             }
         });
     }
@@ -101,17 +102,18 @@ impl Drop for Watch {
 
 /// Wakes this thread's relays when they are due. Runs until the bridge closes.
 pub async fn look_after(drain: Drain, stall_timeout: Duration) {
+    let period = match stall_timeout {
+        Duration::ZERO => WITHOUT_TIMEOUT,
+        timeout => timeout / CHECKS_PER_TIMEOUT,
+    };
     let rounds = async {
-        if stall_timeout.is_zero() {
-            pending::<()>().await;
-        }
-        let mut every = interval(stall_timeout / CHECKS_PER_TIMEOUT);
+        let mut every = interval(period);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             every.tick().await;
             RELAYS.with_borrow_mut(|relays| {
                 relays.round = relays.round.wrapping_add(1);
-                wake(relays, |listed| listed.wrote);
+                wake(relays, |listed| listed.again);
             });
         }
     };

@@ -19,7 +19,7 @@ use crate::config::{self, Protocol, Tcp};
 use crate::log::Chain;
 use crate::metrics::UpstreamMetrics;
 use crate::net::connect::{ConnectError, connect, greeted};
-use resolver::{Answer, LookupError, Resolver};
+use resolver::{Answer, Family, LookupError, Resolver};
 
 /// Pause after a failed look-up; doubled up to [`LONGEST_RETRY`] while it goes on failing.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -84,6 +84,18 @@ pub struct Snapshot {
     pub dns_error: Option<String>,
 }
 
+impl Unreachable {
+    /// Whether the bridge itself is to blame: it lacks descriptors, ports or memory.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Unresolved { .. } => false,
+            Self::NoAnswer { failures, .. } => {
+                failures.iter().any(|(_, error)| matches!(error, ConnectError::Local(_)))
+            }
+        }
+    }
+}
+
 impl Upstream {
     /// An upstream; a literal is known at once, a name after [`Self::keep_resolved`] has asked.
     pub fn new(config: config::Upstream, tcp: Tcp, metrics: UpstreamMetrics) -> Self {
@@ -91,6 +103,11 @@ impl Upstream {
         metrics.endpoints.set(addresses.len() as i64);
         let known = watch::Sender::new(Known { addresses, ..Known::default() });
         Self { config, tcp, metrics, known, last_answered: Mutex::new(None) }
+    }
+
+    /// Its name in the configuration.
+    pub fn name(&self) -> &str {
+        &self.config.name
     }
 
     /// The gateway as the configuration has it.
@@ -127,15 +144,19 @@ impl Upstream {
         let mut retry = FIRST_RETRY;
         loop {
             let result = resolver.lookup().await;
-            self.metrics.looked_up(result.as_ref().map_or_else(LookupError::as_str, |_| "ok"));
+            self.metrics.looked_up(match &result {
+                Ok(Answer { missing: None, .. }) => "ok",
+                Ok(_) => "partial",
+                Err(error) => error.as_str(),
+            });
             let pause = match result {
                 Ok(answer) => {
                     retry = FIRST_RETRY;
                     self.learn(answer)
                 }
                 Err(error) => {
-                    self.miss(&error);
                     let pause = retry;
+                    self.miss(&error, pause);
                     retry = (retry * 2).min(LONGEST_RETRY);
                     pause
                 }
@@ -144,13 +165,21 @@ impl Upstream {
         }
     }
 
+    /// Takes an answer over and tells how long it holds. A family that could not be asked keeps
+    /// the addresses that are known of it, and is asked again soon.
     fn learn(&self, answer: Answer) -> Duration {
-        let ttl = answer.ttl.clamp(self.config.min_ttl, self.config.max_ttl);
         let port = self.config.gateway.port;
-        let addresses: Vec<_> =
-            answer.addresses.into_iter().map(|ip: IpAddr| SocketAddr::new(ip, port)).collect();
-        self.metrics.endpoints.set(addresses.len() as i64);
+        let ttl = match answer.missing {
+            None => answer.ttl.clamp(self.config.min_ttl, self.config.max_ttl),
+            Some(_) => self.config.min_ttl,
+        };
         self.known.send_modify(|known| {
+            let kept = known.addresses.iter().map(SocketAddr::ip);
+            let kept = kept.filter(|ip| Some(Family::of(*ip)) == answer.missing);
+            let mut ips: Vec<IpAddr> = answer.addresses.iter().copied().chain(kept).collect();
+            ips.sort_by_key(|ip| !ip.is_ipv4());
+            let addresses: Vec<_> = ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect();
+            self.metrics.endpoints.set(addresses.len() as i64);
             if known.addresses != addresses {
                 let upstream = &self.config.name;
                 info!(%upstream, host = self.config.gateway.host, ?addresses, ?ttl, "resolved");
@@ -162,7 +191,7 @@ impl Upstream {
         ttl
     }
 
-    fn miss(&self, error: &LookupError) {
+    fn miss(&self, error: &LookupError, retry: Duration) {
         let cause = Chain(error).to_string();
         self.known.send_modify(|known| {
             if known.error.as_ref() != Some(&cause) {
@@ -170,6 +199,7 @@ impl Upstream {
                 warn!(upstream = self.config.name, cause, kept, "cannot resolve the gateway");
             }
             known.error = Some(cause);
+            known.valid_until = Some(Instant::now() + retry);
         });
     }
 
@@ -265,5 +295,40 @@ impl fmt::Display for Failures<'_> {
             0 => Ok(()),
             more => write!(f, "; and {more} more"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+    use crate::metrics::Metrics;
+
+    #[tokio::test]
+    async fn a_family_that_could_not_be_asked_keeps_its_addresses_and_is_asked_again_soon() {
+        let upstream = upstream();
+        let long = Duration::from_secs(120);
+        let answer = |ips: &[&str], missing| Answer {
+            addresses: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
+            ttl: long,
+            missing,
+        };
+        let known = || -> Vec<String> {
+            upstream.snapshot().addresses.iter().map(|address| address.ip().to_string()).collect()
+        };
+
+        assert_eq!(upstream.learn(answer(&["10.0.0.1", "fd00::1"], None)), long);
+        let ttl = upstream.learn(answer(&["fd00::2"], Some(Family::V4)));
+        assert_eq!(ttl, upstream.config.min_ttl);
+        assert_eq!(known(), ["10.0.0.1", "fd00::2"]);
+
+        upstream.learn(answer(&["fd00::3"], None));
+        assert_eq!(known(), ["fd00::3"], "an answer that has none is an answer");
+    }
+
+    fn upstream() -> Upstream {
+        let config = config::parse("[upstream.gw]\ngateway = \"gw.test\"\n", "test").unwrap();
+        let metrics = Metrics::new().upstream("gw");
+        Upstream::new(config.upstreams[0].clone(), config.tcp, metrics)
     }
 }

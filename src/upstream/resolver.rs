@@ -33,6 +33,42 @@ pub(super) struct Answer {
     pub addresses: Vec<IpAddr>,
     /// The lowest TTL on the way to them.
     pub ttl: Duration,
+    /// The family that could not be asked: it may have addresses all the same.
+    pub missing: Option<Family>,
+}
+
+impl Answer {
+    fn add(&mut self, lookup: &Lookup) {
+        let known = self.addresses.len();
+        for record in lookup.answers() {
+            let address = match &record.data {
+                RData::A(a) => IpAddr::V4(a.0),
+                RData::AAAA(aaaa) => IpAddr::V6(aaaa.0),
+                _ => continue,
+            };
+            if !self.addresses.contains(&address) {
+                self.addresses.push(address);
+            }
+        }
+        if self.addresses.len() > known {
+            // CNAMEs on the way are among the answers.
+            let lowest = lookup.answers().iter().map(|record| record.ttl).min();
+            self.ttl = self.ttl.min(Duration::from_secs(lowest.unwrap_or_default().into()));
+        }
+    }
+}
+
+/// IPv4 or IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
 }
 
 /// Why a name has no addresses.
@@ -110,29 +146,27 @@ impl Resolver {
         let v4 = resolver.lookup(self.host.as_str(), RecordType::A);
         let v6 = resolver.lookup(self.host.as_str(), RecordType::AAAA);
         let (v4, v6) = both(v4, v6).await;
-        let mut addresses = Vec::new();
-        let mut ttl = u32::MAX;
-        for lookup in [&v4, &v6].into_iter().flatten().flatten() {
-            let known = addresses.len();
-            for record in lookup.answers() {
-                let address = match &record.data {
-                    RData::A(a) => IpAddr::V4(a.0),
-                    RData::AAAA(aaaa) => IpAddr::V6(aaaa.0),
-                    _ => continue,
-                };
-                if !addresses.contains(&address) {
-                    addresses.push(address);
+        let mut answer = Answer { addresses: Vec::new(), ttl: Duration::MAX, missing: None };
+        let mut none = None;
+        let mut failed = None;
+        for (family, lookup) in [(Family::V4, v4), (Family::V6, v6)] {
+            match lookup {
+                Some(Ok(lookup)) => answer.add(&lookup),
+                // The name or the type does not exist: an answer, not a failure.
+                Some(Err(error)) if error.is_no_records_found() && !is_refusal(&error) => {
+                    none = none.or(Some(error));
                 }
-            }
-            if addresses.len() > known {
-                // CNAMEs on the way are among the answers.
-                ttl = lookup.answers().iter().map(|record| record.ttl).fold(ttl, u32::min);
+                Some(Err(error)) => {
+                    answer.missing = Some(family);
+                    failed = failed.or(Some(error));
+                }
+                None => answer.missing = Some(family),
             }
         }
-        if !addresses.is_empty() {
-            return Ok(Answer { addresses, ttl: Duration::from_secs(ttl.into()) });
+        if !answer.addresses.is_empty() {
+            return Ok(answer);
         }
-        match [v4, v6].into_iter().flatten().find_map(Result::err) {
+        match failed.or(none) {
             Some(error) => Err(LookupError::of(&self.host, error)),
             None => Err(LookupError::NoAddress(self.host.clone())),
         }
@@ -156,6 +190,16 @@ impl Resolver {
             .with_options(options)
             .build()
             .map_err(LookupError::System)
+    }
+}
+
+/// hickory reports SERVFAIL and REFUSED without records as "no records found".
+fn is_refusal(error: &NetError) -> bool {
+    match error {
+        NetError::Dns(DnsError::NoRecordsFound(none)) => {
+            !matches!(none.response_code, ResponseCode::NoError | ResponseCode::NXDomain)
+        }
+        _ => false,
     }
 }
 

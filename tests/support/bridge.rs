@@ -22,7 +22,9 @@ use super::{PATIENCE, threads, until_it};
 
 /// A bridge that runs and has said so.
 pub struct Bridge {
+    /// The first of [`Self::listening`]; most bridges have one.
     pub listen: SocketAddr,
+    pub listening: Vec<SocketAddr>,
     pub admin: SocketAddr,
     process: Process,
     log: Arc<Mutex<Vec<String>>>,
@@ -39,6 +41,7 @@ pub struct Setup {
     namespace: Option<Arc<Namespace>>,
     etc: Option<TempDir>,
     log_is_read: bool,
+    descriptors: Option<u32>,
 }
 
 impl Bridge {
@@ -175,7 +178,15 @@ impl Setup {
         if let Some(file) = &file {
             args.extend(["--config".into(), file.to_str().unwrap().into()]);
         }
-        Self { args, variables: Vec::new(), file, namespace: None, etc: None, log_is_read: true }
+        Self {
+            args,
+            variables: Vec::new(),
+            file,
+            namespace: None,
+            etc: None,
+            log_is_read: true,
+            descriptors: None,
+        }
     }
 
     pub fn flags(mut self, flags: &[&str]) -> Self {
@@ -209,6 +220,12 @@ impl Setup {
         self.etc.as_ref().unwrap().path().join(name)
     }
 
+    /// A hard limit on file descriptors.
+    pub fn with_descriptors(mut self, limit: u32) -> Self {
+        self.descriptors = Some(limit);
+        self
+    }
+
     /// Nobody reads what the bridge writes to its standard error.
     pub fn with_an_unread_log(mut self) -> Self {
         self.log_is_read = false;
@@ -217,6 +234,12 @@ impl Setup {
 
     /// Starts the bridge and waits until it serves.
     pub fn start(self) -> Bridge {
+        let args = self.args.clone();
+        self.try_start().unwrap_or_else(|said| panic!("no ready line from {args:?}:\n{said}"))
+    }
+
+    /// Starts the bridge and waits until it serves; what it said if it ended instead.
+    pub fn try_start(self) -> Result<Bridge, String> {
         let mut command = match (&self.namespace, &self.etc) {
             (Some(namespace), Some(etc)) => {
                 let mut inside = namespace.command("unshare");
@@ -225,7 +248,14 @@ impl Setup {
                 inside
             }
             (Some(namespace), None) => namespace.command(TIDEGATE),
-            (None, _) => command(TIDEGATE),
+            (None, _) => match self.descriptors {
+                Some(limit) => {
+                    let mut limited = command("prlimit");
+                    limited.args([&format!("--nofile={limit}"), "--", TIDEGATE]);
+                    limited
+                }
+                None => command(TIDEGATE),
+            },
         };
         command.args(&self.args).stdout(Stdio::piped()).stderr(Stdio::piped());
         without_settings(&mut command);
@@ -243,25 +273,19 @@ impl Setup {
         let (said, listen) = channel();
         let lines = BufReader::new(process.child.stdout.take().unwrap()).lines();
         thread::spawn(move || lines.map_while(Result::ok).for_each(|line| drop(said.send(line))));
-        let line = listen.recv_timeout(PATIENCE).unwrap_or_else(|_| {
-            let status = process.has_ended();
-            panic!(
-                "no ready line from {:?} ({status:?}):\n{}",
-                self.args,
-                log.lock().unwrap().join("\n")
-            )
-        });
-        let (listen, admin) =
-            addresses(&line).unwrap_or_else(|| panic!("not a ready line: {line}"));
-        Bridge {
-            listen,
+        let line = listen.recv_timeout(PATIENCE).map_err(|_| log.lock().unwrap().join("\n"))?;
+        let (listening, admin) =
+            addresses(&line).ok_or_else(|| format!("not a ready line: {line}"))?;
+        Ok(Bridge {
+            listen: listening[0],
+            listening,
             admin,
             process,
             log,
             namespace: self.namespace,
             _file: self.file,
             _etc: self.etc,
-        }
+        })
     }
 }
 
@@ -273,11 +297,20 @@ const BIND_AND_RUN: &str = r#"
 
 const TIDEGATE: &str = env!("CARGO_BIN_EXE_tidegate");
 
-/// `tidegate: listening on ADDRESS -> GATEWAY (pool off); admin on http://ADDRESS`
-fn addresses(line: &str) -> Option<(SocketAddr, SocketAddr)> {
-    let (listen, rest) = line.strip_prefix("tidegate: listening on ")?.split_once(" -> ")?;
-    let (_, admin) = rest.split_once(" (pool off); admin on http://")?;
-    Some((listen.parse().ok()?, admin.parse().ok()?))
+/// Where it listens and where its admin endpoint is, from
+/// `tidegate: listening on ADDRESS,… -> GATEWAY (pool off), …; admin on http://ADDRESS`.
+fn addresses(line: &str) -> Option<(Vec<SocketAddr>, SocketAddr)> {
+    let (listening, admin) = line.split_once("; admin on http://")?;
+    let forwards =
+        listening.strip_prefix("tidegate: listening on ")?.strip_suffix(" (pool off)")?;
+    let mut listen = Vec::new();
+    for forward in forwards.split(" (pool off), ") {
+        let (addresses, _gateway) = forward.split_once(" -> ")?;
+        for address in addresses.split(',') {
+            listen.push(address.parse().ok()?);
+        }
+    }
+    Some((listen, admin.parse().ok()?))
 }
 
 /// A file that lasts as long as the value.

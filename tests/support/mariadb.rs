@@ -1,19 +1,19 @@
 //! A MariaDB of the test's own: a private data directory, a free port, TLS, and a hard death.
 
 use std::fs;
-use std::io::{ErrorKind, Read};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use mysql_async::{Conn, Opts, OptsBuilder};
 use tempfile::TempDir;
 
 use super::process::{Process, command, installed, succeed};
-use super::tcp::Noise;
+use super::tcp::free_port;
 use super::{PATIENCE, skip, until};
 
 const USER: &str = "app";
@@ -102,7 +102,7 @@ impl MariaDb {
 
     /// The command-line client at `port`, which may be ours or a bridge's; the caller adds the rest.
     pub fn client(&self, port: u16) -> Command {
-        let mut client = command("mysql");
+        let mut client = command("mariadb");
         client.args([
             "--no-defaults",
             "--protocol=tcp",
@@ -275,19 +275,4 @@ fn greets(address: SocketAddr) -> bool {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut header = [0; 5];
     stream.read_exact(&mut header).is_ok() && header[4] == 10
-}
-
-/// A port outside the range from which the kernel takes ports for clients, so that a server that was
-/// killed finds its port still free.
-fn free_port() -> u16 {
-    static PORTS: OnceLock<Mutex<Noise>> = OnceLock::new();
-    let ports = PORTS.get_or_init(|| Mutex::new(Noise::new(u64::from(std::process::id()))));
-    until("a free port", || {
-        let port = 20_000 + (ports.lock().unwrap().number() % 10_000) as u16;
-        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-            Ok(_) => Some(port),
-            Err(error) if error.kind() == ErrorKind::AddrInUse => None,
-            Err(error) => panic!("bind: {error}"),
-        }
-    })
 }

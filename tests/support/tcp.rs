@@ -3,6 +3,8 @@
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process;
+use std::sync::{Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -22,6 +24,23 @@ pub fn nobody() -> (SocketAddr, socket2::Socket) {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
     (socket.local_addr().unwrap().as_socket().unwrap(), socket)
+}
+
+/// A port for somebody who cannot be told to pick one.
+///
+/// It is outside the range from which the kernel takes ports for clients, so that a server that was
+/// killed finds its port still free.
+pub fn free_port() -> u16 {
+    static PORTS: OnceLock<Mutex<Noise>> = OnceLock::new();
+    let ports = PORTS.get_or_init(|| Mutex::new(Noise::new(u64::from(process::id()))));
+    until("a free port", || {
+        let port = 20_000 + (ports.lock().unwrap().number() % 10_000) as u16;
+        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            Ok(_) => Some(port),
+            Err(error) if error.kind() == ErrorKind::AddrInUse => None,
+            Err(error) => panic!("bind: {error}"),
+        }
+    })
 }
 
 pub fn connect(to: SocketAddr) -> TcpStream {

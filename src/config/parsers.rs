@@ -1,0 +1,166 @@
+//! How each setting is read from text.
+//!
+//! A parser's error is the second half of a sentence: "expected …".
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use tracing::level_filters::LevelFilter;
+
+use super::{LogFormat, Pool, Protocol};
+
+const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// More data threads than this are a typing error.
+const MAX_THREADS: usize = 256;
+
+/// `500ms`, `10s`, `5m`; a year at the most, so that adding one to a moment cannot overflow.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(value) if value <= YEAR => Ok(value),
+        Ok(_) => Err("expected a year at the most".into()),
+        Err(_) => Err("expected a duration with its unit, such as 500ms, 10s or 5m".into()),
+    }
+}
+
+/// A duration that is not zero.
+pub(super) fn positive_duration(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("expected a duration above zero".into()),
+        value => Ok(value),
+    }
+}
+
+/// An IP address and a port.
+pub(super) fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "expected an IP address and a port, such as 127.0.0.1:9400".into())
+}
+
+/// A DNS server: the port may be left out.
+pub(super) fn nameserver(text: &str) -> Result<SocketAddr, String> {
+    let ip = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53));
+    ip.or_else(|_| text.parse())
+        .map_err(|_| "expected the IP address of a DNS server, such as 10.0.0.2:53".into())
+}
+
+/// `true` or `false`.
+pub(super) fn boolean(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| "expected true or false".into())
+}
+
+pub(super) fn default_threads() -> usize {
+    (available_parallelism().map_or(1, |cores| cores.get()) / 2).max(1)
+}
+
+pub(super) fn threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 1..=MAX_THREADS) => Ok(count),
+        _ if text == "auto" => Ok(default_threads()),
+        _ => Err(format!("expected auto or a number from 1 to {MAX_THREADS}")),
+    }
+}
+
+/// Linux counts keepalive times in whole seconds, 1 to 32,767.
+pub(super) fn keepalive(text: &str) -> Result<Duration, String> {
+    let value = duration(text)?;
+    match (value.as_secs(), value.subsec_nanos()) {
+        (1..=32_767, 0) => Ok(value),
+        _ => Err("expected whole seconds, from 1s to 32767s".into()),
+    }
+}
+
+/// Linux counts it in milliseconds, as an int.
+pub(super) fn user_timeout(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        value if value.is_zero() => Ok(value),
+        value if (1..=i32::MAX as u128).contains(&value.as_millis()) => Ok(value),
+        _ => Err("expected 1ms to 24days, or 0s for none".into()),
+    }
+}
+
+pub(super) fn keepalive_count(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(count @ 1..=127) => Ok(count),
+        _ => Err("expected a number from 1 to 127".into()),
+    }
+}
+
+pub(super) fn stall_timeout(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        value if value.is_zero() || value >= Duration::from_millis(600) => Ok(value),
+        _ => Err("expected at least 600ms, or 0s for never".into()),
+    }
+}
+
+pub(super) fn congestion_control(text: &str) -> Result<Option<String>, String> {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    match text {
+        "system" => Ok(None),
+        // The kernel's limit is TCP_CA_NAME_MAX, 16 with the final NUL.
+        name if (1..16).contains(&name.len()) && name.bytes().all(legal) => Ok(Some(name.into())),
+        _ => Err("expected system or an algorithm's name, such as cubic or bbr".into()),
+    }
+}
+
+pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("expected text or json".into()),
+    }
+}
+
+pub(super) fn log_level(text: &str) -> Result<LevelFilter, String> {
+    match text {
+        "off" | "error" | "warn" | "info" | "debug" | "trace" => {
+            text.parse().map_err(|_| "expected a level".into())
+        }
+        _ => Err("expected off, error, warn, info, debug or trace".into()),
+    }
+}
+
+pub(super) fn pool(text: &str) -> Result<Pool, String> {
+    match text {
+        "off" => Ok(Pool::Off),
+        _ => Err("expected off".into()),
+    }
+}
+
+pub(super) fn protocol(text: &str) -> Result<Protocol, String> {
+    match text {
+        "mysql" => Ok(Protocol::Mysql),
+        "tcp" => Ok(Protocol::Tcp),
+        _ => Err("expected mysql or tcp".into()),
+    }
+}
+
+pub(super) fn path(text: &str) -> Result<PathBuf, String> {
+    match text {
+        "" => Err("expected a path".into()),
+        path => Ok(path.into()),
+    }
+}
+
+/// A name goes into logs and labels as it is.
+pub(super) fn name(text: &str) -> Result<String, String> {
+    let printable = |c: char| !c.is_control() && !c.is_whitespace();
+    match text {
+        text if (1..=64).contains(&text.len()) && text.chars().all(printable) => Ok(text.into()),
+        _ => Err("expected 1 to 64 characters without white space".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_need_a_unit() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("0s"), Ok(Duration::ZERO));
+        assert!(duration("10").is_err());
+        assert!(duration("9999999999999999999s").is_err());
+        assert!(positive_duration("0s").is_err());
+    }
+}
