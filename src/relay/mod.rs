@@ -9,7 +9,7 @@
 //! - An idle session holds no buffer.
 //!
 //! A [`Relay`] is the last stage of a task on a `current_thread` runtime: what it borrows while it
-//! moves bytes ([`pump`]) and how it is woken to be looked at ([`watch`]) belongs to the thread.
+//! moves bytes (`pump`) and how it is woken to be looked at (`watch`) belongs to the thread.
 
 mod breakage;
 mod pump;
