@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use mysql_async::prelude::*;
@@ -229,9 +230,11 @@ fn a_server_that_pauses_in_load_data_gets_every_byte() {
         client.args(["--local-infile=1", "--execute"]);
         client.arg(format!("LOAD DATA LOCAL INFILE '{}' INTO TABLE paused", file.path().display()));
         let mut load = Process::spawn(client);
-        let waiting =
-            "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'";
+        let waiting = "SELECT COUNT(*) FROM information_schema.innodb_trx \
+                       WHERE trx_state = 'LOCK WAIT' AND trx_query LIKE 'LOAD DATA%'";
         until("the server waits for the lock", || {
+            // InnoDB shows a copy, and renews it only when nobody has looked for 100 ms.
+            thread::sleep(Duration::from_millis(200));
             (db.query(db.port, waiting) == "1").then_some(())
         });
         tokio::time::sleep(pause).await;

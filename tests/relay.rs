@@ -14,9 +14,9 @@ use tidegate::demo::dns::DnsServer;
 use support::bridge::Bridge;
 use support::tcp::{
     Noise, accept, connect, echo, expect_noise, is_reset, listener, read_exactly, read_to_the_end,
-    reset, send_in_pieces, send_noise, serve, through, until_acknowledged,
+    reset, send_in_pieces, send_noise, serve, through, try_connect, until_acknowledged,
 };
-use support::{full_or, until};
+use support::{full_or, until, until_it};
 
 /// How often a case is repeated whose failure would be a race.
 const TIMES: usize = 20;
@@ -162,9 +162,11 @@ fn twenty_four_megabytes_and_an_end_arrive_whole_at_the_client() {
         expect_noise(&client, seed, BULK);
         sending.join().unwrap();
     }
+    // The last write may be seen before it is counted.
     let bytes =
-        bridge.metrics().sum("tidegate_bytes_total", &[("direction", "upstream_to_client")]);
-    assert_eq!(bytes, (full_or(TIMES, 4) * BULK) as f64);
+        || bridge.metrics().sum("tidegate_bytes_total", &[("direction", "upstream_to_client")]);
+    let sent = (full_or(TIMES, 4) * BULK) as f64;
+    until_it("every byte is counted once", bytes, |bytes| *bytes == sent);
 }
 
 #[test]
@@ -317,8 +319,10 @@ fn a_client_that_leaves_before_the_greeting_leaves_nothing_behind() {
 fn an_unreachable_tcp_gateway_closes_the_connection_without_a_mysql_packet() {
     let (gateway, _held) = support::tcp::nobody();
     let bridge = Bridge::tcp(gateway).start();
-    let (heard, _) = read_to_the_end(&connect(bridge.listen));
-    assert!(heard.is_empty(), "a plain TCP client heard {heard:?}");
+    if let Ok(client) = try_connect(bridge.listen) {
+        let (heard, _) = read_to_the_end(&client);
+        assert!(heard.is_empty(), "a plain TCP client heard {heard:?}");
+    }
     assert_eq!(bridge.close_record().text("side"), "upstream");
 }
 

@@ -44,7 +44,12 @@ pub fn free_port() -> u16 {
 }
 
 pub fn connect(to: SocketAddr) -> TcpStream {
-    patient(TcpStream::connect_timeout(&to, PATIENCE).unwrap())
+    try_connect(to).unwrap()
+}
+
+/// For an address that may answer with an RST so soon that connecting already shows it.
+pub fn try_connect(to: SocketAddr) -> io::Result<TcpStream> {
+    TcpStream::connect_timeout(&to, PATIENCE).map(patient)
 }
 
 pub fn accept(listener: &TcpListener) -> TcpStream {
