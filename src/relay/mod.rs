@@ -189,6 +189,11 @@ impl Relay {
         let up =
             self.to_upstream.poll(cx, client, upstream, &self.counters.to_upstream, &mut up_moves);
         let up = self.settle(up, Side::Client, Side::Upstream);
+        if let Poll::Ready(Err(cause)) = up {
+            // The kernel tells a socket's error once, and the write has taken it: the other
+            // direction would read an orderly EOF now.
+            return Poll::Ready(Err(cause));
+        }
         let (client, upstream) = (&mut self.client.stream, &mut self.upstream.stream);
         let down =
             self.to_client.poll(cx, upstream, client, &self.counters.to_client, &mut down_moves);
@@ -200,7 +205,7 @@ impl Relay {
             self.watch.again();
         }
         match (up, down) {
-            (Poll::Ready(Err(cause)), _) | (_, Poll::Ready(Err(cause))) => Poll::Ready(Err(cause)),
+            (_, Poll::Ready(Err(cause))) => Poll::Ready(Err(cause)),
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
             _ => Poll::Pending,
         }
