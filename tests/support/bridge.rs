@@ -291,7 +291,12 @@ impl Setup {
 
 /// Lays the files of the folder `$1` over those of `/etc` and becomes the rest of the command.
 const BIND_AND_RUN: &str = r#"
-    for file in "$1"/*; do mount --bind "$file" "/etc/${file##*/}" || exit; done
+    for file in "$1"/*; do
+        over="/etc/${file##*/}"
+        # A bare chroot has no /etc/hosts.
+        [ -e "$over" ] || : > "$over"
+        mount --bind "$file" "$over" || exit
+    done
     shift; exec "$@"
 "#;
 

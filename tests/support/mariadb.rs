@@ -244,6 +244,8 @@ fn install(dir: &Path) {
     let data = dir.join("data");
     let mut install = command("mariadb-install-db");
     install.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
+    // Without /etc/hosts, as in a bare chroot, it finds no localhost and would give up.
+    install.arg("--force");
     install.arg(format!("--datadir={}", data.display()));
     if rustix::process::geteuid().is_root() {
         install.arg("--user=mysql");
