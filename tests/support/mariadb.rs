@@ -43,6 +43,11 @@ impl MariaDb {
         // The server runs as a user of its own and has to get in.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let certificates = Certificates::make(dir.path());
+        // A server that starts deletes what looks like old temporary tables in its folder for
+        // these; in /tmp they would be another server's.
+        let tmp = dir.path().join("tmp");
+        fs::create_dir(&tmp).unwrap();
+        fs::set_permissions(&tmp, fs::Permissions::from_mode(0o1777)).unwrap();
         install(dir.path());
         let mut server = Self {
             port: 0,
@@ -155,6 +160,7 @@ impl MariaDb {
         server.args([
             "--no-defaults".into(),
             format!("--datadir={}", path("data")),
+            format!("--tmpdir={}", path("tmp")),
             format!("--socket={}", path("data/socket")),
             format!("--pid-file={}", path("data/pid")),
             format!("--log-error={}", path("data/error.log")),
@@ -247,6 +253,7 @@ fn install(dir: &Path) {
     // Without /etc/hosts, as in a bare chroot, it finds no localhost and would give up.
     install.arg("--force");
     install.arg(format!("--datadir={}", data.display()));
+    install.arg(format!("--tmpdir={}", dir.join("tmp").display()));
     if rustix::process::geteuid().is_root() {
         install.arg("--user=mysql");
     }
