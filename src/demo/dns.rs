@@ -1,41 +1,41 @@
 //! An embedded authoritative DNS server: the demo's gateway name, and the tests'.
 //!
 //! It knows the names that it was told, each with A and AAAA records and a TTL, and can be told
-//! otherwise at any time. It serves from a thread of its own, so that a test without a runtime can
-//! have one too, and ends with its handle.
+//! otherwise at any time. It lies on command: see [`Lie`]. It serves from a thread of its own, so
+//! that a test without a runtime can have one too, and ends with its handle.
+//!
+//! The sockets are served here and not by a crate, because no well-behaved server sends what the
+//! lies need: garbage, another question's id, nothing.
 
-use std::collections::HashMap;
+#[path = "dns_answer.rs"]
+mod answer;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use hickory_proto::op::{Edns, Header, HeaderCounts, Metadata, OpCode, ResponseCode};
-use hickory_proto::rr::rdata::SOA;
-use hickory_proto::rr::{LowerName, Name, RData, Record, RecordType};
-use hickory_server::Server;
-use hickory_server::net::runtime::Time;
-use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
-use hickory_server::zone_handler::MessageResponseBuilder;
-use tokio::runtime::{self, Runtime};
+use hickory_proto::rr::{LowerName, Name, RecordType};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net;
+use tokio::runtime;
 use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
 
-/// How long the answer that a name does not exist may be remembered, in seconds.
-const NEGATIVE_TTL: u32 = 1;
+use answer::Zone;
+pub use answer::{Lie, Transport};
+
 /// How long a TCP connection may stay silent.
 const TCP_TIMEOUT: Duration = Duration::from_secs(30);
-/// Answers that may wait for a slow TCP client.
-const TCP_ANSWERS: usize = 32;
-/// The largest UDP answer offered by EDNS, in bytes. Source: DNS flag day 2020.
-const UDP_PAYLOAD: u16 = 1232;
+/// Pause after a failed accept or receive: what failed may fail again at once.
+const BREATH: Duration = Duration::from_millis(10);
 
 /// A running DNS server. When it is dropped its port is free again.
 #[derive(Debug)]
 pub struct DnsServer {
     address: SocketAddr,
-    zone: Arc<Zone>,
+    zone: SharedZone,
     /// Dropped, it ends the thread.
     end: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -46,14 +46,19 @@ impl DnsServer {
     pub fn start(bind: SocketAddr) -> io::Result<Self> {
         let (udp, tcp) = sockets(bind)?;
         let address = udp.local_addr()?;
-        let zone = Arc::new(Zone::default());
+        let zone = SharedZone::default();
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-        let server = serve(&runtime, Handler(zone.clone()), udp, tcp)?;
+        {
+            let _inside = runtime.enter();
+            let udp = net::UdpSocket::from_std(udp)?;
+            let tcp = net::TcpListener::from_std(tcp)?;
+            runtime.spawn(serve_udp(Arc::new(udp), zone.clone()));
+            runtime.spawn(serve_tcp(tcp, zone.clone()));
+        }
         let (end, ended) = oneshot::channel();
         let thread = thread::Builder::new().name("demo-dns".to_owned()).spawn(move || {
             // The sender is dropped, never used: either outcome means the end.
             let _ = runtime.block_on(ended);
-            drop(server);
         })?;
         Ok(Self { address, zone, end: Some(end), thread: Some(thread) })
     }
@@ -63,22 +68,54 @@ impl DnsServer {
         self.address
     }
 
-    /// From now on `name` (with or without the final dot) has these addresses, in this order, and
-    /// `ttl` seconds to live; without any addresses it exists and has none.
+    /// From now on `name` (with or without the final dot) truly has these addresses, in this order,
+    /// and `ttl` seconds to live; without any addresses it exists and has none. Lies about it go on.
     ///
     /// # Panics
     ///
     /// If `name` is no DNS name, which is a mistake of the demo or the test.
     pub fn set(&self, name: &str, addresses: &[IpAddr], ttl: u32) {
-        let mut name = Name::from_ascii(name).expect("the caller gives a DNS name");
-        name.set_fqdn(true);
-        let answer = Answer { addresses: addresses.to_vec(), ttl };
-        lock(&self.zone.answers).insert(LowerName::new(&name), answer);
+        self.zone.lock().set(lower(name), addresses, ttl);
+    }
+
+    /// From now on questions for the addresses of `name` are answered so.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::set`].
+    pub fn lie(&self, name: &str, lie: Lie) {
+        let mut zone = self.zone.lock();
+        for kind in [RecordType::A, RecordType::AAAA] {
+            zone.lie(lower(name), kind, lie.clone());
+        }
+    }
+
+    /// As [`Self::lie`], for one record type alone.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::set`].
+    pub fn lie_about(&self, name: &str, kind: RecordType, lie: Lie) {
+        self.zone.lock().lie(lower(name), kind, lie);
+    }
+
+    /// From now on the truth is told about `name`.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::set`].
+    pub fn end_lies(&self, name: &str) {
+        self.zone.lock().end_lies(&lower(name));
     }
 
     /// How many questions of this type were asked, for whatever name.
     pub fn queries(&self, kind: RecordType) -> u64 {
-        lock(&self.zone.queries).get(&kind).copied().unwrap_or_default()
+        [Transport::Udp, Transport::Tcp].map(|by| self.queries_over(by, kind)).iter().sum()
+    }
+
+    /// How many of them came this way.
+    pub fn queries_over(&self, transport: Transport, kind: RecordType) -> u64 {
+        self.zone.lock().queries(transport, kind)
     }
 }
 
@@ -92,6 +129,12 @@ impl Drop for DnsServer {
     }
 }
 
+fn lower(name: &str) -> LowerName {
+    let mut name = Name::from_ascii(name).expect("the caller gives a DNS name");
+    name.set_fqdn(true);
+    LowerName::new(&name)
+}
+
 /// Binds both sockets. A port picked for UDP may be taken for TCP: then another is tried.
 fn sockets(bind: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
     const ATTEMPTS: usize = 16;
@@ -99,132 +142,64 @@ fn sockets(bind: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
     loop {
         let udp = UdpSocket::bind(bind)?;
         match TcpListener::bind(udp.local_addr()?) {
-            Ok(tcp) => return Ok((udp, tcp)),
+            Ok(tcp) => {
+                udp.set_nonblocking(true)?;
+                tcp.set_nonblocking(true)?;
+                return Ok((udp, tcp));
+            }
             Err(_) if bind.port() == 0 && attempt < ATTEMPTS => attempt += 1,
             Err(error) => return Err(error),
         }
     }
 }
 
-/// Puts the sockets to work on `runtime`, for as long as the server lives.
-fn serve(
-    runtime: &Runtime,
-    handler: Handler,
-    udp: UdpSocket,
-    tcp: TcpListener,
-) -> io::Result<Server<Handler>> {
-    udp.set_nonblocking(true)?;
-    tcp.set_nonblocking(true)?;
-    let _inside = runtime.enter();
-    let mut server = Server::new(handler);
-    server.register_socket(tokio::net::UdpSocket::from_std(udp)?);
-    server.register_listener(tokio::net::TcpListener::from_std(tcp)?, TCP_TIMEOUT, TCP_ANSWERS);
-    Ok(server)
+#[derive(Debug, Clone, Default)]
+struct SharedZone(Arc<Mutex<Zone>>);
+
+impl SharedZone {
+    /// A panic while the zone is locked leaves it whole: every change is a single insertion.
+    fn lock(&self) -> MutexGuard<'_, Zone> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-#[derive(Debug, Default)]
-struct Zone {
-    answers: Mutex<HashMap<LowerName, Answer>>,
-    queries: Mutex<HashMap<RecordType, u64>>,
-}
-
-#[derive(Debug, Clone)]
-struct Answer {
-    addresses: Vec<IpAddr>,
-    ttl: u32,
-}
-
-/// A panic while a map is locked leaves it whole: every change is a single insertion.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What goes out, in the sections of a DNS message.
-struct Sections {
-    code: ResponseCode,
-    answers: Vec<Record>,
-    soa: Option<Record>,
-}
-
-impl Zone {
-    /// Answers a question: addresses, or NXDOMAIN, or the SOA that says there is nothing of the kind.
-    fn answer(&self, name: &LowerName, kind: RecordType) -> Sections {
-        *lock(&self.queries).entry(kind).or_default() += 1;
-        let owner = Name::from(name);
-        let Some(answer) = lock(&self.answers).get(name).cloned() else {
-            let soa = Some(soa(&owner, NEGATIVE_TTL));
-            return Sections { code: ResponseCode::NXDomain, answers: Vec::new(), soa };
+async fn serve_udp(socket: Arc<net::UdpSocket>, zone: SharedZone) {
+    let mut question = vec![0; usize::from(u16::MAX)];
+    loop {
+        let Ok((length, from)) = socket.recv_from(&mut question).await else {
+            sleep(BREATH).await;
+            continue;
         };
-        let data = answer.addresses.iter().filter_map(|address| match (address, kind) {
-            (IpAddr::V4(v4), RecordType::A) => Some(RData::A((*v4).into())),
-            (IpAddr::V6(v6), RecordType::AAAA) => Some(RData::AAAA((*v6).into())),
-            _ => None,
+        let reply = zone.lock().reply(&question[..length], Transport::Udp);
+        let Some(reply) = reply else { continue };
+        let socket = Arc::clone(&socket);
+        tokio::spawn(async move {
+            sleep(reply.after).await;
+            // Without an answer the client asks again.
+            let _ = socket.send_to(&reply.bytes, from).await;
         });
-        let answers: Vec<_> =
-            data.map(|data| Record::from_rdata(owner.clone(), answer.ttl, data)).collect();
-        let soa = answers.is_empty().then(|| soa(&owner, answer.ttl));
-        Sections { code: ResponseCode::NoError, answers, soa }
     }
 }
 
-/// The record that lets a resolver remember a negative answer, for `ttl` seconds (RFC 2308).
-fn soa(name: &Name, ttl: u32) -> Record {
-    let zone = name.base_name();
-    let data = SOA::new(zone.clone(), zone.clone(), 1, 3600, 600, 86_400, ttl);
-    Record::from_rdata(zone, ttl, RData::SOA(data))
-}
-
-struct Handler(Arc<Zone>);
-
-impl Handler {
-    async fn respond<R: ResponseHandler>(&self, request: &Request, mut out: R) -> ResponseInfo {
-        let mut metadata = Metadata::response_from_request(&request.metadata);
-        let sections = match request.request_info() {
-            Ok(info) if metadata.op_code == OpCode::Query => {
-                metadata.authoritative = true;
-                self.0.answer(info.query.name(), info.query.query_type())
-            }
-            Ok(_) => refusal(ResponseCode::NotImp),
-            Err(_) => refusal(ResponseCode::FormErr),
-        };
-        metadata.response_code = sections.code;
-
-        // Who asks with EDNS is answered with it (RFC 6891).
-        let mut edns = Edns::new();
-        edns.set_max_payload(UDP_PAYLOAD);
-        let edns = request.edns.as_ref().map(|_| &edns);
-        let response = MessageResponseBuilder::new(&request.queries, edns).build(
-            metadata,
-            &sections.answers,
-            [],
-            &sections.soa,
-            [],
-        );
-        // Without an answer the client asks again; what is returned here only goes to hickory's log.
-        out.send_response(response).await.unwrap_or_else(|_| {
-            ResponseInfo::from(Header { metadata, counts: HeaderCounts::default() })
-        })
+async fn serve_tcp(listener: net::TcpListener, zone: SharedZone) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => drop(tokio::spawn(answer_stream(stream, zone.clone()))),
+            Err(_) => sleep(BREATH).await,
+        }
     }
 }
 
-fn refusal(code: ResponseCode) -> Sections {
-    Sections { code, answers: Vec::new(), soa: None }
-}
-
-/// Written out as the `async_trait` macro would, which hickory declares the method with.
-impl RequestHandler for Handler {
-    fn handle_request<'life0, 'life1, 'async_trait, R, T>(
-        &'life0 self,
-        request: &'life1 Request,
-        out: R,
-    ) -> Pin<Box<dyn Future<Output = ResponseInfo> + Send + 'async_trait>>
-    where
-        R: ResponseHandler + 'async_trait,
-        T: Time + 'async_trait,
-        'life0: 'async_trait,
-        'life1: 'async_trait,
-        Self: 'async_trait,
-    {
-        Box::pin(self.respond(request, out))
+/// Answers questions that each come behind their length, until the client has no more.
+async fn answer_stream(mut stream: net::TcpStream, zone: SharedZone) -> io::Result<()> {
+    while let Ok(length) = timeout(TCP_TIMEOUT, stream.read_u16()).await {
+        let mut question = vec![0; usize::from(length?)];
+        timeout(TCP_TIMEOUT, stream.read_exact(&mut question)).await??;
+        let reply = zone.lock().reply(&question, Transport::Tcp);
+        let Some(reply) = reply else { continue };
+        sleep(reply.after).await;
+        let length = u16::try_from(reply.bytes.len()).map_err(io::Error::other)?;
+        stream.write_all(&[&length.to_be_bytes(), reply.bytes.as_slice()].concat()).await?;
     }
+    Ok(())
 }

@@ -12,7 +12,9 @@
 //! moves bytes (`pump`) and how it is woken to be looked at (`watch`) belongs to the thread.
 
 mod breakage;
+mod opening;
 mod pump;
+mod quiet;
 mod watch;
 
 use std::future::Future;
@@ -29,8 +31,11 @@ use tokio::net::TcpStream;
 use crate::net::socket::TcpInfo;
 use breakage::Breakage;
 use pump::{Broken, Pump};
+use quiet::Quiet;
 use watch::Watch;
 
+pub use opening::{Deadlines, Opening};
+pub use quiet::Limits;
 pub use watch::look_after;
 
 /// Moves (a read and its write) of a direction in one poll before other sessions get their turn.
@@ -73,6 +78,16 @@ pub enum Reason {
     Unreachable,
     /// The drain timeout passed.
     Drain,
+    /// The client did not answer the greeting in time.
+    HandshakeTimeout,
+    /// The server did not answer the client's first words in time.
+    ReplyTimeout,
+    /// Nothing moved for `idle_timeout`.
+    IdleTimeout,
+    /// It was older than `max_lifetime` and quiet.
+    MaxLifetime,
+    /// Its endpoint had left the DNS answer for `close_vanished_after`, and it was quiet.
+    Vanished,
     /// Another socket error.
     Error,
 }
@@ -87,6 +102,11 @@ impl Reason {
             Self::Stalled => "stalled",
             Self::Unreachable => "unreachable",
             Self::Drain => "drain",
+            Self::HandshakeTimeout => "handshake_timeout",
+            Self::ReplyTimeout => "reply_timeout",
+            Self::IdleTimeout => "idle_timeout",
+            Self::MaxLifetime => "max_lifetime",
+            Self::Vanished => "vanished",
             Self::Error => "error",
         }
     }
@@ -157,15 +177,31 @@ pub struct Relay {
     watch: Watch,
     first: Option<(Side, Reason)>,
     breakage: Option<Box<Breakage>>,
+    opening: Option<Box<Opening>>,
+    quiet: Quiet,
+}
+
+/// What is left of a relay that ended before both sides had spoken.
+#[derive(Debug)]
+pub struct Parting {
+    /// The client's connection.
+    pub client: TcpStream,
+    /// The upstream's connection.
+    pub upstream: TcpStream,
+    /// What they said.
+    pub opening: Box<Opening>,
 }
 
 impl Relay {
-    /// A relay between two connected sockets. `stall_timeout` 0 means never.
+    /// A relay between two connected sockets. `stall_timeout` 0 means never. With `deadlines`
+    /// the upstream speaks first, then the client, then the upstream.
     pub fn new(
         client: TcpStream,
         upstream: TcpStream,
         counters: Counters,
         stall_timeout: Duration,
+        limits: Limits,
+        deadlines: Option<Deadlines>,
     ) -> Self {
         Self {
             client: Leg::new(client),
@@ -177,26 +213,62 @@ impl Relay {
             watch: Watch::default(),
             first: None,
             breakage: None,
+            opening: deadlines.map(|deadlines| Box::new(Opening::new(deadlines))),
+            quiet: Quiet::new(limits),
         }
     }
 
+    /// After its end: the sockets, if not both sides had spoken and none had broken.
+    pub fn into_parting(self) -> Option<Parting> {
+        let opening = self.opening?;
+        Some(Parting { client: self.client.stream, upstream: self.upstream.stream, opening })
+    }
+
     /// Moves what can be moved. `Ready(Ok)` when both directions are closed.
-    fn poll_pumps(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), (Side, Reason)>> {
+    fn poll_pumps(
+        &mut self,
+        cx: &mut Context<'_>,
+        client_speaks: bool,
+    ) -> Poll<Result<(), (Side, Reason)>> {
         // One budget each: a busy direction does not hold the other one up.
         let (mut up_moves, mut down_moves) = (MOVES_PER_POLL, MOVES_PER_POLL);
-        let moved = self.to_upstream.bytes() + self.to_client.bytes();
+        let (sent, received) = (self.to_upstream.bytes(), self.to_client.bytes());
+        let (mut answer, mut greeting) = match &mut self.opening {
+            Some(opening) => (Some(&mut opening.answer), Some(&mut opening.greeting)),
+            None => (None, None),
+        };
         let (client, upstream) = (&mut self.client.stream, &mut self.upstream.stream);
-        let up =
-            self.to_upstream.poll(cx, client, upstream, &self.counters.to_upstream, &mut up_moves);
+        let up = match client_speaks {
+            true => self.to_upstream.poll(
+                cx,
+                client,
+                upstream,
+                &self.counters.to_upstream,
+                &mut up_moves,
+                answer.take(),
+            ),
+            false => Poll::Pending,
+        };
+        let down = self.to_client.poll(
+            cx,
+            upstream,
+            client,
+            &self.counters.to_client,
+            &mut down_moves,
+            greeting.take(),
+        );
         let up = self.settle(up, Side::Client, Side::Upstream);
-        let (client, upstream) = (&mut self.client.stream, &mut self.upstream.stream);
-        let down =
-            self.to_client.poll(cx, upstream, client, &self.counters.to_client, &mut down_moves);
         let down = self.settle(down, Side::Upstream, Side::Client);
+        let (sent, received) =
+            (self.to_upstream.bytes() != sent, self.to_client.bytes() != received);
+        if received && client_speaks {
+            self.opening = None;
+        }
+        self.quiet.moved(sent, received);
         if up_moves == 0 || down_moves == 0 {
             cx.waker().wake_by_ref();
         }
-        if self.to_upstream.bytes() + self.to_client.bytes() != moved {
+        if sent || received {
             self.watch.again();
         }
         match (up, down) {
@@ -246,7 +318,7 @@ impl Relay {
     /// pause reading.
     fn gone(&mut self) -> Option<(Side, Reason)> {
         let now = Instant::now();
-        let mut unsettled = self.client.closed || self.upstream.closed;
+        let mut unsettled = self.client.closed || self.upstream.closed || self.quiet.matters();
         for (leg, side) in [(&mut self.client, Side::Client), (&mut self.upstream, Side::Upstream)]
         {
             let Ok(info) = TcpInfo::of(&leg.stream) else { continue };
@@ -268,6 +340,11 @@ impl Relay {
             self.watch.again();
         }
         None
+    }
+
+    fn break_off(&mut self, cause: (Side, Reason), cx: &mut Context<'_>) -> Poll<End> {
+        self.opening = None;
+        self.poll_breakage(Box::new(Breakage::new(cause)), cx)
     }
 
     /// The account of a session. The first cause counts, but a break after one direction's EOF
@@ -299,15 +376,31 @@ impl Future for Relay {
         if let Some(breakage) = this.breakage.take() {
             return this.poll_breakage(breakage, cx);
         }
-        let gone = if due.check { this.gone() } else { None };
-        let cause = match gone {
-            Some(cause) => cause,
-            None => match ready!(this.poll_pumps(cx)) {
-                Ok(()) => return Poll::Ready(this.end((Side::Client, Reason::Eof))),
-                Err(cause) => cause,
-            },
-        };
-        this.poll_breakage(Box::new(Breakage::new(cause)), cx)
+        let mut client_speaks = true;
+        if let Some(opening) = &mut this.opening {
+            match opening.poll_client(cx, &this.client.stream) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(reason)) => {
+                    return Poll::Ready(this.end((Side::Client, reason)));
+                }
+                Poll::Pending => client_speaks = false,
+            }
+            if let Poll::Ready(cause) = opening.poll_late(cx) {
+                return Poll::Ready(this.end(cause));
+            }
+        }
+        if due.check {
+            if let Some(cause) = this.gone() {
+                return this.break_off(cause, cx);
+            }
+            if let Some(reason) = this.quiet.over() {
+                return Poll::Ready(this.end((Side::Tidegate, reason)));
+            }
+        }
+        match ready!(this.poll_pumps(cx, client_speaks)) {
+            Ok(()) => Poll::Ready(this.end((Side::Client, Reason::Eof))),
+            Err(cause) => this.break_off(cause, cx),
+        }
     }
 }
 
