@@ -239,3 +239,77 @@ fn garbage(id: u16) -> Reply {
     let header = [&id.to_be_bytes()[..], &[0x81, 0x80], &[0xff; 8]].concat();
     Reply { after: Duration::ZERO, bytes: header.into_iter().chain(noise).collect() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn garbage_is_never_a_message() {
+        for id in 0..=u16::MAX {
+            let garbage = garbage(id).bytes;
+            assert_eq!(garbage[..2], id.to_be_bytes(), "a wrong id would be another lie");
+            assert!(Message::from_vec(&garbage).is_err(), "{garbage:?}");
+        }
+    }
+
+    #[test]
+    fn a_lie_about_one_type_leaves_the_other_true() {
+        let mut zone = zone();
+        zone.lie(lower("db.test."), RecordType::A, Lie::ServFail);
+        let codes = [RecordType::A, RecordType::AAAA]
+            .map(|kind| ask(&mut zone, "db.test.", kind, Transport::Udp).response_code);
+        assert_eq!(codes, [ResponseCode::ServFail, ResponseCode::NoError]);
+        zone.end_lies(&lower("db.test."));
+        let answer = ask(&mut zone, "DB.test.", RecordType::A, Transport::Udp);
+        assert_eq!(answer.answers.len(), 1);
+        assert_eq!(zone.queries(Transport::Udp, RecordType::A), 2);
+    }
+
+    #[test]
+    fn a_link_of_a_chain_can_be_asked_for_and_exists_only_as_long_as_the_chain() {
+        let mut zone = zone();
+        zone.lie(lower("db.test."), RecordType::A, Lie::Links(vec![7, 8]));
+        let mut ttls = |name| -> Vec<(RecordType, u32)> {
+            let answer = ask(&mut zone, name, RecordType::A, Transport::Udp);
+            answer.answers.iter().map(|record| (record.record_type(), record.ttl)).collect()
+        };
+        assert_eq!(ttls("db.test."), [(RecordType::CNAME, 7)]);
+        assert_eq!(ttls("link1.db.test."), [(RecordType::CNAME, 8)]);
+        assert_eq!(ttls("link2.db.test."), [(RecordType::A, 60)]);
+        assert_eq!(ttls("link3.db.test."), []);
+        zone.lie(lower("db.test."), RecordType::A, Lie::Chain(vec![7, 8]));
+        let whole = ask(&mut zone, "db.test.", RecordType::A, Transport::Udp);
+        assert_eq!(whole.answers.len(), 3);
+    }
+
+    #[test]
+    fn what_does_not_fit_into_a_datagram_is_truncated_there_and_whole_over_tcp() {
+        let mut zone = Zone::default();
+        let addresses: Vec<_> =
+            (0..300).map(|at| IpAddr::from([10, 0, (at >> 8) as u8, at as u8])).collect();
+        zone.set(lower("db.test."), &addresses, 60);
+        let udp = ask(&mut zone, "db.test.", RecordType::A, Transport::Udp);
+        assert!(udp.truncation && udp.answers.is_empty());
+        let tcp = ask(&mut zone, "db.test.", RecordType::A, Transport::Tcp);
+        assert!(!tcp.truncation && tcp.answers.len() == 300);
+    }
+
+    fn zone() -> Zone {
+        let mut zone = Zone::default();
+        let addresses = ["10.0.0.1", "fd00::1"].map(|ip| ip.parse().unwrap());
+        zone.set(lower("db.test."), &addresses, 60);
+        zone
+    }
+
+    fn lower(name: &str) -> LowerName {
+        LowerName::new(&Name::from_ascii(name).unwrap())
+    }
+
+    fn ask(zone: &mut Zone, name: &str, kind: RecordType, by: Transport) -> Message {
+        let mut question = Message::query();
+        question.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+        let reply = zone.reply(&question.to_vec().unwrap(), by).expect("it is not silent");
+        Message::from_vec(&reply.bytes).unwrap()
+    }
+}

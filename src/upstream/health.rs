@@ -94,3 +94,106 @@ impl Health {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const START: Duration = Duration::from_secs(1_000);
+
+    #[test]
+    fn a_failure_ejects_for_ten_seconds_and_then_one_trial_decides() {
+        let mut health = Health::default();
+        assert!(health.failed(START));
+        assert_eq!(health.standing(START + Duration::from_secs(9)), Standing::Ejected);
+        let due = START + FIRST_EJECTION;
+        assert_eq!(health.standing(due), Standing::Due);
+        health.begin_trial(due);
+        assert_eq!(health.standing(due), Standing::Ejected, "others wait for the trial's end");
+        assert!(health.succeeded());
+        assert_eq!(health.standing(due), Standing::Healthy);
+    }
+
+    #[test]
+    fn each_failed_trial_doubles_the_ejection_up_to_its_longest() {
+        let mut health = Health::default();
+        let mut now = START;
+        let mut lengths = Vec::new();
+        for _ in 0..6 {
+            health.begin_trial(now);
+            health.failed(now);
+            let length = health.ejected_for(now).unwrap();
+            lengths.push(length.as_secs());
+            now += length;
+        }
+        assert_eq!(lengths, [10, 20, 40, 80, 80, 80]);
+    }
+
+    #[test]
+    fn a_trial_that_nobody_ended_is_over_by_itself() {
+        let mut health = Health::default();
+        health.failed(START);
+        let due = START + FIRST_EJECTION;
+        health.begin_trial(due);
+        assert_eq!(health.standing(due + TRIAL), Standing::Due);
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    enum Event {
+        Succeeded,
+        Failed,
+        Trial,
+        Wait(u64),
+    }
+
+    fn events() -> impl Strategy<Value = Vec<Event>> {
+        let event = prop_oneof![
+            Just(Event::Succeeded),
+            Just(Event::Failed),
+            Just(Event::Trial),
+            (0..120_000_u64).prop_map(Event::Wait),
+        ];
+        proptest::collection::vec(event, 0..60)
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happens_an_endpoint_is_tried_again_in_time(events in events()) {
+            let mut health = Health::default();
+            let mut now = START;
+            for event in events {
+                let before = health.standing(now);
+                match event {
+                    Event::Succeeded => {
+                        health.succeeded();
+                        prop_assert_eq!(health.standing(now), Standing::Healthy);
+                    }
+                    Event::Failed => {
+                        let newly = health.failed(now);
+                        prop_assert_eq!(newly, before == Standing::Healthy);
+                        prop_assert_eq!(health.standing(now), Standing::Ejected);
+                    }
+                    Event::Trial => {
+                        health.begin_trial(now);
+                        let expected = if before == Standing::Due { Standing::Ejected } else { before };
+                        prop_assert_eq!(health.standing(now), expected);
+                    }
+                    Event::Wait(milliseconds) => now += Duration::from_millis(milliseconds),
+                }
+                prop_assert!(health.ejected_for(now).is_none_or(|left| left <= LONGEST_EJECTION));
+                let later = now + LONGEST_EJECTION.max(TRIAL);
+                prop_assert_ne!(health.standing(later), Standing::Ejected);
+            }
+        }
+
+        #[test]
+        fn many_failures_of_one_moment_count_once(count in 1..50_u32) {
+            let mut health = Health::default();
+            for _ in 0..count {
+                health.failed(START);
+            }
+            prop_assert_eq!(health.ejected_for(START), Some(FIRST_EJECTION));
+        }
+    }
+}
