@@ -22,8 +22,7 @@ const SHUTTING_DOWN: &str = "the bridge is shutting down";
 
 /// Runs a session to its end. What it needs only before the relay is boxed and dropped then, so an
 /// idle session is little more than its relay.
-///
-/// Not an `async fn`: that would keep its arguments twice.
+#[expect(clippy::manual_async_fn, reason = "an async fn would keep its arguments twice")]
 pub(super) fn run(mut outcome: Outcome, client: TcpStream) -> impl Future<Output = ()> + Send {
     async move {
         let Some((client, upstream)) = Box::pin(open(client, &mut outcome)).await else { return };

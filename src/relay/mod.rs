@@ -12,13 +12,14 @@
 //! moves bytes (`pump`) and how it is woken to be looked at (`watch`) belongs to the thread.
 
 mod breakage;
+mod end;
+mod gone;
 mod opening;
 mod pump;
 mod quiet;
 mod watch;
 
 use std::future::Future;
-use std::io;
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -34,111 +35,13 @@ use pump::{Broken, Pump};
 use quiet::Quiet;
 use watch::Watch;
 
+pub use end::{End, Reason, Side};
 pub use opening::{Deadlines, Opening};
 pub use quiet::Limits;
 pub use watch::look_after;
 
 /// Moves (a read and its write) of a direction in one poll before other sessions get their turn.
 const MOVES_PER_POLL: u32 = 32;
-
-/// Who ended a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// The client.
-    Client,
-    /// The upstream.
-    Upstream,
-    /// The bridge itself.
-    Tidegate,
-}
-
-impl Side {
-    /// The `side` label.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Client => "client",
-            Self::Upstream => "upstream",
-            Self::Tidegate => "tidegate",
-        }
-    }
-}
-
-/// Why a session ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
-    /// The side closed its direction, and in the end both were closed.
-    Eof,
-    /// The side sent an RST.
-    Reset,
-    /// The side stopped answering keepalive probes.
-    Timeout,
-    /// The side did not acknowledge what it was sent for `stall_timeout`.
-    Stalled,
-    /// The path to the side failed.
-    Unreachable,
-    /// The drain timeout passed.
-    Drain,
-    /// The client did not answer the greeting in time.
-    HandshakeTimeout,
-    /// The server did not answer the client's first words in time.
-    ReplyTimeout,
-    /// Nothing moved for `idle_timeout`.
-    IdleTimeout,
-    /// It was older than `max_lifetime` and quiet.
-    MaxLifetime,
-    /// Its endpoint had left the DNS answer for `close_vanished_after`, and it was quiet.
-    Vanished,
-    /// Another socket error.
-    Error,
-}
-
-impl Reason {
-    /// The `reason` label.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Eof => "eof",
-            Self::Reset => "reset",
-            Self::Timeout => "timeout",
-            Self::Stalled => "stalled",
-            Self::Unreachable => "unreachable",
-            Self::Drain => "drain",
-            Self::HandshakeTimeout => "handshake_timeout",
-            Self::ReplyTimeout => "reply_timeout",
-            Self::IdleTimeout => "idle_timeout",
-            Self::MaxLifetime => "max_lifetime",
-            Self::Vanished => "vanished",
-            Self::Error => "error",
-        }
-    }
-
-    /// What a socket error says about the peer.
-    pub fn of(error: &io::Error) -> Self {
-        match error.kind() {
-            // A write after the peer's RST or full close fails with EPIPE.
-            io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::BrokenPipe => Self::Reset,
-            io::ErrorKind::TimedOut => Self::Timeout,
-            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Self::Unreachable,
-            _ => Self::Error,
-        }
-    }
-}
-
-/// How a relay ended.
-#[derive(Debug)]
-pub struct End {
-    /// Who was first.
-    pub side: Side,
-    /// How.
-    pub reason: Reason,
-    /// Bytes written to the upstream.
-    pub to_upstream: u64,
-    /// Bytes written to the client.
-    pub to_client: u64,
-    /// The kernel's view of the upstream connection at the end.
-    pub upstream: Option<TcpInfo>,
-}
 
 /// Counters that move while bytes do.
 #[derive(Debug, Clone)]
@@ -310,38 +213,6 @@ impl Relay {
         }
     }
 
-    /// Looks for a side that is gone without a word to the pumps.
-    ///
-    /// That is one that was reset while nothing was read from it, because its direction has ended
-    /// or waits for the other side; or one that leaves what it was sent unanswered for
-    /// `stall_timeout`. `TCP_USER_TIMEOUT` would not do for the latter: it ends live peers that
-    /// pause reading.
-    fn gone(&mut self) -> Option<(Side, Reason)> {
-        let now = Instant::now();
-        let mut unsettled = self.client.closed || self.upstream.closed || self.quiet.matters();
-        for (leg, side) in [(&mut self.client, Side::Client), (&mut self.upstream, Side::Upstream)]
-        {
-            let Ok(info) = TcpInfo::of(&leg.stream) else { continue };
-            if info.is_over() {
-                // None after an orderly end.
-                if let Ok(Some(error)) = leg.stream.take_error() {
-                    return Some((side, Reason::of(&error)));
-                }
-            }
-            let since = unanswered_since(leg.unanswered_since, &info, now);
-            leg.unanswered_since = since;
-            let late = since.is_some_and(|since| now.duration_since(since) >= self.stall_timeout);
-            if late && !self.stall_timeout.is_zero() {
-                return Some((side, Reason::Stalled));
-            }
-            unsettled |= !info.all_acknowledged();
-        }
-        if unsettled {
-            self.watch.again();
-        }
-        None
-    }
-
     fn break_off(&mut self, cause: (Side, Reason), cx: &mut Context<'_>) -> Poll<End> {
         self.opening = None;
         self.poll_breakage(Box::new(Breakage::new(cause)), cx)
@@ -404,20 +275,6 @@ impl Future for Relay {
     }
 }
 
-/// Since when a peer owes an answer, given the last result of the same question.
-fn unanswered_since(last: Option<Instant>, info: &TcpInfo, now: Instant) -> Option<Instant> {
-    if !info.owes_an_answer() {
-        return None;
-    }
-    // The kernel counts in ticks of up to 10 ms.
-    let silent = Duration::from_millis(info.last_ack_recv.into()) + Duration::from_millis(10);
-    match last {
-        Some(since) if now.duration_since(since) <= silent => Some(since),
-        // The first look, or an acknowledgement came in between: the clock starts now.
-        _ => Some(now),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -425,40 +282,5 @@ mod tests {
     #[test]
     fn an_idle_relay_is_small() {
         assert!(size_of::<Relay>() < 512, "{} bytes", size_of::<Relay>());
-    }
-
-    #[test]
-    fn a_peer_is_late_only_when_no_acknowledgement_came_since_the_first_look() {
-        let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let info = |change: fn(&mut TcpInfo)| {
-            let mut info = TcpInfo::default();
-            change(&mut info);
-            info
-        };
-        let lost = |last_ack_recv| {
-            let mut info = info(|info| (info.unacked, info.retransmits) = (1, 3));
-            info.last_ack_recv = last_ack_recv;
-            info
-        };
-        // Acknowledged, or on its way for the first time.
-        let fresh = info(|info| (info.unacked, info.last_ack_recv) = (1, 90_000));
-        assert_eq!(unanswered_since(Some(at(0)), &TcpInfo::default(), at(90)), None);
-        assert_eq!(unanswered_since(Some(at(0)), &fresh, at(90)), None);
-        // A closed window with its probes answered, and with two of them unanswered.
-        let closed = |probes| {
-            let mut info = info(|info| (info.notsent_bytes, info.last_ack_recv) = (1, 90_000));
-            info.probes = probes;
-            info
-        };
-        assert_eq!(unanswered_since(Some(at(0)), &closed(1), at(90)), None);
-        assert_eq!(unanswered_since(Some(at(0)), &closed(2), at(90)), Some(at(0)));
-        // The first look starts the clock, however long the last acknowledgement is ago: before
-        // the write there was nothing to acknowledge.
-        assert_eq!(unanswered_since(None, &lost(600_000), at(5)), Some(at(5)));
-        // Nothing came since.
-        assert_eq!(unanswered_since(Some(at(5)), &lost(605_000), at(10)), Some(at(5)));
-        // Something came 2 s ago, after the first look: it starts again.
-        assert_eq!(unanswered_since(Some(at(5)), &lost(2_000), at(10)), Some(at(10)));
     }
 }

@@ -5,18 +5,19 @@
 
 mod dial;
 mod endpoint;
+mod error;
 mod guard;
 mod health;
+#[cfg(test)]
+mod learn_tests;
 mod pick;
 mod resolver;
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -25,7 +26,6 @@ use tracing::{info, warn};
 use crate::config::{self, Protocol, Tcp};
 use crate::log::Chain;
 use crate::metrics::UpstreamMetrics;
-use crate::net::connect::ConnectError;
 use dial::Dialler;
 use endpoint::EndpointState;
 use health::Standing;
@@ -33,14 +33,13 @@ use pick::Candidate;
 use resolver::{Answer, Family, LookupError, Resolver};
 
 pub use endpoint::{Endpoint, InUse};
+pub use error::Unreachable;
 
 /// Pause after a failed look-up; doubled up to [`LONGEST_RETRY`] while it goes on failing.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// How often vanished endpoints are looked at when their sessions are to be closed.
 const VANISHED_EVERY: Duration = Duration::from_secs(1);
-/// Failed addresses that an error names; a client shows about 500 bytes of it.
-const NAMED_FAILURES: usize = 3;
 
 /// One `[upstream.NAME]` at work; shared by all threads.
 #[derive(Debug)]
@@ -75,27 +74,6 @@ pub struct Connected {
     pub in_use: InUse,
 }
 
-/// Why no address of a gateway could be had.
-#[derive(Debug, Error)]
-pub enum Unreachable {
-    /// No address is known.
-    #[error("cannot reach {gateway}: {cause}")]
-    Unresolved {
-        /// The gateway, with its port.
-        gateway: String,
-        /// What the resolver said.
-        cause: String,
-    },
-    /// Every address was tried, or the time was up.
-    #[error("cannot reach {gateway}: {}", Failures(.failures))]
-    NoAnswer {
-        /// The gateway, with its port.
-        gateway: String,
-        /// The addresses in the order in which they failed.
-        failures: Vec<(SocketAddr, ConnectError)>,
-    },
-}
-
 /// The state of an upstream at one moment, for the status page.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Snapshot {
@@ -109,18 +87,6 @@ pub struct Snapshot {
     pub ttl_left_seconds: Option<u64>,
     /// Why the last look-up failed, if it did.
     pub dns_error: Option<String>,
-}
-
-impl Unreachable {
-    /// Whether the bridge itself is to blame: it lacks descriptors, ports or memory.
-    pub fn is_local(&self) -> bool {
-        match self {
-            Self::Unresolved { .. } => false,
-            Self::NoAnswer { failures, .. } => {
-                failures.iter().any(|(_, error)| matches!(error, ConnectError::Local(_)))
-            }
-        }
-    }
 }
 
 impl Upstream {
@@ -374,81 +340,5 @@ impl Upstream {
         let mut vanished = self.vanished.lock().unwrap_or_else(PoisonError::into_inner);
         vanished.retain(|endpoint| endpoint.sessions() > 0);
         vanished
-    }
-}
-
-struct Failures<'f>(&'f [(SocketAddr, ConnectError)]);
-
-impl fmt::Display for Failures<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, (address, error)) in self.0.iter().take(NAMED_FAILURES).enumerate() {
-            let separator = if at == 0 { "" } else { "; " };
-            write!(f, "{separator}{address}: {error}")?;
-        }
-        match self.0.len().saturating_sub(NAMED_FAILURES) {
-            0 => Ok(()),
-            more => write!(f, "; and {more} more"),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config;
-    use crate::metrics::Metrics;
-
-    #[tokio::test]
-    async fn a_family_that_could_not_be_asked_keeps_its_addresses_and_is_asked_again_soon() {
-        let upstream = upstream();
-        let long = Duration::from_secs(120);
-
-        assert_eq!(upstream.learn(answer(&["10.0.0.1", "fd00::1"], None)), long - long / 10);
-        let again = upstream.learn(answer(&["fd00::2"], Some(Family::V4)));
-        assert!(again <= upstream.config.min_ttl);
-        assert_eq!(known(&upstream), ["10.0.0.1", "fd00::2"]);
-
-        upstream.learn(answer(&["fd00::3"], None));
-        assert_eq!(known(&upstream), ["fd00::3"], "an answer that has none is an answer");
-    }
-
-    #[tokio::test]
-    async fn an_endpoint_that_vanishes_is_known_while_a_session_uses_it_and_keeps_its_past() {
-        let upstream = upstream();
-        upstream.learn(answer(&["10.0.0.1", "10.0.0.2"], None));
-        let first = upstream.known.borrow().endpoints[0].clone();
-        first.failed("test");
-        let in_use = first.lend();
-
-        upstream.learn(answer(&["10.0.0.2"], None));
-        let states: Vec<_> =
-            upstream.snapshot().endpoints.iter().map(|endpoint| endpoint.state).collect();
-        assert_eq!(states, [EndpointState::Healthy, EndpointState::Vanished]);
-
-        upstream.learn(answer(&["10.0.0.1", "10.0.0.2"], None));
-        assert_eq!(upstream.snapshot().endpoints[0].state, EndpointState::Ejected);
-
-        drop(in_use);
-        upstream.learn(answer(&["10.0.0.2"], None));
-        assert_eq!(known(&upstream), ["10.0.0.2"]);
-    }
-
-    fn answer(ips: &[&str], missing: Option<Family>) -> Answer {
-        Answer {
-            addresses: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
-            ttl: Duration::from_secs(120),
-            missing,
-        }
-    }
-
-    fn known(upstream: &Upstream) -> Vec<String> {
-        let endpoints = upstream.snapshot().endpoints;
-        endpoints.iter().map(|endpoint| endpoint.address.ip().to_string()).collect()
-    }
-
-    fn upstream() -> Upstream {
-        let config = config::parse("[upstream.gw]\ngateway = \"gw.test\"\n", "test").unwrap();
-        let metrics = Metrics::new().upstream("gw");
-        Upstream::new(config.upstreams[0].clone(), config.tcp, metrics)
     }
 }
