@@ -136,32 +136,24 @@ impl Relay {
         // One budget each: a busy direction does not hold the other one up.
         let (mut up_moves, mut down_moves) = (MOVES_PER_POLL, MOVES_PER_POLL);
         let (sent, received) = (self.to_upstream.bytes(), self.to_client.bytes());
-        let (mut answer, mut greeting) = match &mut self.opening {
-            Some(opening) => (Some(&mut opening.answer), Some(&mut opening.greeting)),
-            None => (None, None),
-        };
+        let mut up = Poll::Pending;
+        if client_speaks {
+            let kept = self.opening.as_mut().map(|opening| &mut opening.answer);
+            let (client, upstream) = (&mut self.client.stream, &mut self.upstream.stream);
+            let moved = &self.counters.to_upstream;
+            let pumped = self.to_upstream.poll(cx, client, upstream, moved, &mut up_moves, kept);
+            up = self.settle(pumped, Side::Client, Side::Upstream);
+        }
+        if let Poll::Ready(Err(cause)) = up {
+            // The kernel tells a socket's error once, and the write has taken it: the other
+            // direction would read an orderly EOF now.
+            return Poll::Ready(Err(cause));
+        }
+        let kept = self.opening.as_mut().map(|opening| &mut opening.greeting);
         let (client, upstream) = (&mut self.client.stream, &mut self.upstream.stream);
-        let up = match client_speaks {
-            true => self.to_upstream.poll(
-                cx,
-                client,
-                upstream,
-                &self.counters.to_upstream,
-                &mut up_moves,
-                answer.take(),
-            ),
-            false => Poll::Pending,
-        };
-        let down = self.to_client.poll(
-            cx,
-            upstream,
-            client,
-            &self.counters.to_client,
-            &mut down_moves,
-            greeting.take(),
-        );
-        let up = self.settle(up, Side::Client, Side::Upstream);
-        let down = self.settle(down, Side::Upstream, Side::Client);
+        let moved = &self.counters.to_client;
+        let pumped = self.to_client.poll(cx, upstream, client, moved, &mut down_moves, kept);
+        let down = self.settle(pumped, Side::Upstream, Side::Client);
         let (sent, received) =
             (self.to_upstream.bytes() != sent, self.to_client.bytes() != received);
         if received && client_speaks {
@@ -175,7 +167,7 @@ impl Relay {
             self.watch.again();
         }
         match (up, down) {
-            (Poll::Ready(Err(cause)), _) | (_, Poll::Ready(Err(cause))) => Poll::Ready(Err(cause)),
+            (_, Poll::Ready(Err(cause))) => Poll::Ready(Err(cause)),
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
             _ => Poll::Pending,
         }
