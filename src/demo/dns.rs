@@ -35,6 +35,8 @@ const UDP_PAYLOAD: u16 = 1232;
 const LINK: &str = "link";
 
 /// A running DNS server. When it is dropped its port is free again.
+///
+/// It panics when it is given a name that is none: a mistake of the demo or the test.
 #[derive(Debug)]
 pub struct DnsServer {
     address: SocketAddr,
@@ -73,42 +75,26 @@ impl DnsServer {
 
     /// From now on `name` (with or without the final dot) truly has these addresses, in this order,
     /// and `ttl` seconds to live; without any addresses it exists and has none. Lies about it go on.
-    ///
-    /// # Panics
-    ///
-    /// If `name` is no DNS name, which is a mistake of the demo or the test.
     pub fn set(&self, name: &str, addresses: &[IpAddr], ttl: u32) {
-        self.zone.lock().set(lower(name), addresses, ttl);
+        let truth = Truth { addresses: addresses.to_vec(), ttl };
+        self.zone.lock().truths.insert(lower(name), truth);
     }
 
     /// From now on questions for the addresses of `name` are answered so.
-    ///
-    /// # Panics
-    ///
-    /// As [`Self::set`].
     pub fn lie(&self, name: &str, lie: Lie) {
-        let mut zone = self.zone.lock();
-        for kind in [RecordType::A, RecordType::AAAA] {
-            zone.lie(lower(name), kind, lie.clone());
-        }
+        self.lie_about(name, RecordType::A, lie.clone());
+        self.lie_about(name, RecordType::AAAA, lie);
     }
 
     /// As [`Self::lie`], for one record type alone.
-    ///
-    /// # Panics
-    ///
-    /// As [`Self::set`].
     pub fn lie_about(&self, name: &str, kind: RecordType, lie: Lie) {
-        self.zone.lock().lie(lower(name), kind, lie);
+        self.zone.lock().lies.insert((lower(name), kind), lie);
     }
 
     /// From now on the truth is told about `name`.
-    ///
-    /// # Panics
-    ///
-    /// As [`Self::set`].
     pub fn end_lies(&self, name: &str) {
-        self.zone.lock().end_lies(&lower(name));
+        let name = lower(name);
+        self.zone.lock().lies.retain(|(of, _), _| *of != name);
     }
 
     /// How many questions of this type were asked, for whatever name.
@@ -118,7 +104,17 @@ impl DnsServer {
 
     /// How many of them came this way.
     pub fn queries_over(&self, transport: Transport, kind: RecordType) -> u64 {
-        self.zone.lock().queries(transport, kind)
+        self.zone.lock().queries.get(&(transport, kind)).copied().unwrap_or_default()
+    }
+}
+
+impl Drop for DnsServer {
+    fn drop(&mut self) {
+        self.end.take();
+        if let Some(thread) = self.thread.take() {
+            // It has panicked if this fails; then it has ended as well.
+            let _ = thread.join();
+        }
     }
 }
 
@@ -160,16 +156,6 @@ pub enum Transport {
     Tcp,
 }
 
-impl Drop for DnsServer {
-    fn drop(&mut self) {
-        self.end.take();
-        if let Some(thread) = self.thread.take() {
-            // It has panicked if this fails; then it has ended as well.
-            let _ = thread.join();
-        }
-    }
-}
-
 fn lower(name: &str) -> LowerName {
     let mut name = Name::from_ascii(name).expect("the caller gives a DNS name");
     name.set_fqdn(true);
@@ -198,7 +184,7 @@ fn sockets(bind: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
 struct SharedZone(Arc<Mutex<Zone>>);
 
 impl SharedZone {
-    /// A panic while the zone is locked leaves it whole: every change is a single insertion.
+    /// A panic while the zone is locked leaves it whole: every change is a single step.
     fn lock(&self) -> MutexGuard<'_, Zone> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -262,8 +248,8 @@ struct Truth {
 /// An answer, and how long to wait before it is sent.
 #[derive(Debug, PartialEq, Eq)]
 struct Reply {
-    pub after: Duration,
-    pub bytes: Vec<u8>,
+    after: Duration,
+    bytes: Vec<u8>,
 }
 
 /// What goes out, in the sections of a DNS message.
@@ -287,25 +273,8 @@ impl Sections {
 }
 
 impl Zone {
-    pub fn set(&mut self, name: LowerName, addresses: &[IpAddr], ttl: u32) {
-        self.truths.insert(name, Truth { addresses: addresses.to_vec(), ttl });
-    }
-
-    pub fn lie(&mut self, name: LowerName, kind: RecordType, lie: Lie) {
-        self.lies.insert((name, kind), lie);
-    }
-
-    pub fn end_lies(&mut self, name: &LowerName) {
-        self.lies.retain(|(of, _), _| of != name);
-    }
-
-    /// How many questions of this type came in over this transport.
-    pub fn queries(&self, transport: Transport, kind: RecordType) -> u64 {
-        self.queries.get(&(transport, kind)).copied().unwrap_or_default()
-    }
-
     /// Answers the bytes of a question; nothing if they are none, or to be silent about it.
-    pub fn reply(&mut self, question: &[u8], transport: Transport) -> Option<Reply> {
+    fn reply(&mut self, question: &[u8], transport: Transport) -> Option<Reply> {
         let question = Message::from_vec(question).ok()?;
         let mut answer = Message::query();
         answer.metadata = Metadata::response_from_request(&question.metadata);
@@ -408,13 +377,11 @@ impl Zone {
             _ => None,
         });
         answers.extend(data.map(|data| Record::from_rdata(owner.clone(), truth.ttl, data)));
-        if answers.len() == links {
-            return Sections {
-                answers,
-                ..Sections::none(ResponseCode::NoError, &owner, truth.ttl)
-            };
-        }
-        Sections { answers, ..Sections::code(ResponseCode::NoError) }
+        let rest = match answers.len() - links {
+            0 => Sections::none(ResponseCode::NoError, &owner, truth.ttl),
+            _ => Sections::code(ResponseCode::NoError),
+        };
+        Sections { answers, ..rest }
     }
 }
 

@@ -38,6 +38,8 @@ pub use error::Unreachable;
 /// Pause after a failed look-up; doubled up to [`LONGEST_RETRY`] while it goes on failing.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
+/// The same while no address is known: clients are waiting.
+const LONGEST_RETRY_UNRESOLVED: Duration = Duration::from_secs(5);
 /// How often vanished endpoints are looked at when their sessions are to be closed.
 const VANISHED_EVERY: Duration = Duration::from_secs(1);
 
@@ -170,7 +172,10 @@ impl Upstream {
                 Err(error) => {
                     let pause = retry;
                     self.miss(&error, pause);
-                    retry = (retry * 2).min(LONGEST_RETRY);
+                    retry = (retry * 2).min(match self.is_resolved() {
+                        true => LONGEST_RETRY,
+                        false => LONGEST_RETRY_UNRESOLVED,
+                    });
                     pause
                 }
             };
