@@ -78,7 +78,7 @@ pub struct Settings {
     #[arg(env = "TIDEGATE_NAMESERVER", action = ArgAction::Append, value_delimiter = ',')]
     pub nameserver: Vec<String>,
 
-    /// Time for one address to answer while others are left [default: 3s].
+    /// Time for one address to accept a connection [default: 3s].
     #[arg(long, value_name = "DURATION")]
     #[arg(env = "TIDEGATE_CONNECT_TIMEOUT")]
     pub connect_timeout: Option<String>,

@@ -162,10 +162,10 @@ pub struct Upstream {
     pub name: String,
     /// The private endpoint.
     pub gateway: Gateway,
-    /// Time for one address to answer while others are left to try.
+    /// Time for one address to accept a connection.
     #[serde(serialize_with = "duration")]
     pub connect_timeout: Duration,
-    /// Time for all addresses together.
+    /// Time for all addresses together, greetings included.
     #[serde(serialize_with = "duration")]
     pub dial_deadline: Duration,
     /// A DNS answer is not asked again sooner than this.
