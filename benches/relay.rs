@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use prometheus::IntCounter;
-use tidegate::relay::{Counters, Relay};
+use tidegate::relay::{Counters, Limits, Relay};
 
 const REPLIES: [usize; 3] = [64, 4 * 1024, 1024 * 1024];
 
@@ -79,7 +79,9 @@ fn relay_to(server: SocketAddr) -> SocketAddr {
                     upstream
                 })
                 .expect("in a runtime");
-                let relay = Relay::new(client, upstream, counters.clone(), Duration::ZERO);
+                let limits = Limits { idle_timeout: Duration::ZERO, retire_at: None, retire: None };
+                let (counters, never) = (counters.clone(), Duration::ZERO);
+                let relay = Relay::new(client, upstream, counters, never, limits, None);
                 drop(tokio::spawn(relay));
             }
         });

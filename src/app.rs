@@ -24,6 +24,7 @@ use crate::admin::{Admin, DeepCheck, Parts};
 use crate::config::{Config, Gateway, Listener as ListenerConfig, Protocol};
 use crate::drain::{Drain, Phase};
 use crate::metrics::Metrics;
+use crate::mysql::client;
 use crate::net::listener::{self, Listener};
 use crate::net::socket;
 use crate::proxy::Proxy;
@@ -226,17 +227,22 @@ impl App {
             let nameservers = nameservers.clone();
             control.spawn(async move { upstream.keep_resolved(&nameservers).await });
         }
+        let by_the_second =
+            self.config.listeners.iter().any(|listener| {
+                !listener.idle_timeout.is_zero() || !listener.max_lifetime.is_zero()
+            }) || self.config.upstreams.iter().any(|one| !one.close_vanished_after.is_zero());
         for (number, sockets) in self.sockets.into_iter().enumerate() {
             let runtime = runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
                 .map_err(RunError::Thread)?;
             let member = self.drain.join();
-            let (drain, stall_timeout) = (self.drain.clone(), self.config.stall_timeout);
+            let drain = self.drain.clone();
+            let watch = relay::look_after(drain.clone(), self.config.stall_timeout, by_the_second);
             // Not joined: `drain.empty()` below tells when its sessions are gone.
             thread::Builder::new()
                 .name(format!("tidegate-{number}"))
-                .spawn(move || runtime.block_on(carry(sockets, drain, member, stall_timeout)))
+                .spawn(move || runtime.block_on(carry(sockets, drain, member, watch)))
                 .map_err(RunError::Thread)?;
         }
         let mut result = Ok(());
@@ -271,9 +277,9 @@ async fn carry(
     sockets: Vec<(Arc<Proxy>, std::net::TcpListener)>,
     drain: Drain,
     member: TaskTrackerToken,
-    stall_timeout: Duration,
+    watch: impl Future<Output = ()> + Send + 'static,
 ) {
-    let watch = tokio::spawn(relay::look_after(drain.clone(), stall_timeout));
+    let watch = tokio::spawn(watch);
     let mut accepting = JoinSet::new();
     for (proxy, socket) in sockets {
         match Listener::new(socket) {
@@ -360,8 +366,12 @@ fn deep_check(
             let mut answers = Vec::new();
             for (upstream, protocol) in checks {
                 match upstream.connect(protocol).await {
-                    Ok((_, address)) => {
+                    Ok(connected) => {
+                        let address = connected.in_use.endpoint().address;
                         answers.push(format!("{} answers at {address}", upstream.gateway()));
+                        if protocol == Protocol::Mysql {
+                            client::take_leave(connected.stream, Vec::new()).await;
+                        }
                     }
                     Err(error) => return Err(error.to_string()),
                 }

@@ -78,7 +78,7 @@ pub struct Settings {
     #[arg(env = "TIDEGATE_NAMESERVER", action = ArgAction::Append, value_delimiter = ',')]
     pub nameserver: Vec<String>,
 
-    /// Time for one address to answer while others are left [default: 3s].
+    /// Time for one address to accept a connection [default: 3s].
     #[arg(long, value_name = "DURATION")]
     #[arg(env = "TIDEGATE_CONNECT_TIMEOUT")]
     pub connect_timeout: Option<String>,
@@ -99,6 +99,44 @@ pub struct Settings {
     /// A DNS answer is asked again after this at the latest [default: 5m].
     #[arg(long, value_name = "DURATION", env = "TIDEGATE_MAX_TTL")]
     pub max_ttl: Option<String>,
+
+    /// Time for a client to answer the greeting; 0s: for ever [default: 10s].
+    #[arg(long, value_name = "DURATION", env = "TIDEGATE_HANDSHAKE_TIMEOUT")]
+    pub handshake_timeout: Option<String>,
+
+    /// Time for the server to answer the client's first words; 0s: for ever [default: 60s].
+    #[arg(long, value_name = "DURATION", env = "TIDEGATE_REPLY_TIMEOUT")]
+    pub reply_timeout: Option<String>,
+
+    /// Silence between commands that closes a session; 0s: never [default: 0s].
+    #[arg(long, value_name = "DURATION", env = "TIDEGATE_IDLE_TIMEOUT")]
+    pub idle_timeout: Option<String>,
+
+    /// Age that closes a session at its next quiet second; 0s: never [default: 0s].
+    #[arg(long, value_name = "DURATION", env = "TIDEGATE_MAX_LIFETIME")]
+    pub max_lifetime: Option<String>,
+
+    /// Refuses public addresses: auto, true or false [default: auto, for privatelink names].
+    #[arg(long, value_name = "BOOL", env = "TIDEGATE_REQUIRE_PRIVATE")]
+    pub require_private: Option<String>,
+
+    /// Networks that count as private besides those that always do.
+    #[arg(long, value_name = "CIDR", env = "TIDEGATE_PRIVATE_CIDRS")]
+    #[arg(action = ArgAction::Append, value_delimiter = ',')]
+    pub private_cidrs: Vec<String>,
+
+    /// Endpoint tried first: failover, round-robin, least-connections [default: failover].
+    #[arg(long, value_name = "HOW", env = "TIDEGATE_BALANCE")]
+    pub balance: Option<String>,
+
+    /// Networks whose endpoints come before the others.
+    #[arg(long, value_name = "CIDR", env = "TIDEGATE_PREFER_CIDRS")]
+    #[arg(action = ArgAction::Append, value_delimiter = ',')]
+    pub prefer_cidrs: Vec<String>,
+
+    /// Closes sessions of addresses that left DNS after this; 0s: never [default: 0s].
+    #[arg(long, value_name = "DURATION", env = "TIDEGATE_CLOSE_VANISHED_AFTER")]
+    pub close_vanished_after: Option<String>,
 
     /// Data threads: auto or a number [default: auto, half the cores].
     #[arg(long, value_name = "N", env = "TIDEGATE_THREADS")]

@@ -9,7 +9,7 @@
 //! | 0 | [`drain`] | how it ends |
 //! | 1 | [`net`] | listening, dialling, socket options |
 //! | 2 | [`relay`] | the data plane: bytes between two sockets |
-//! | 3 | [`mysql`] | the wire protocol, without I/O |
+//! | 3 | [`mysql`] | the wire protocol, without I/O but for its client |
 //! | 4 | [`upstream`] | a gateway's name, its addresses, a way to one of them |
 //! | 6 | [`proxy`] | one connection's story |
 //! | 7 | [`admin`] | probes, metrics, status, drain over HTTP |
@@ -23,12 +23,13 @@
 //!
 //! 1. [`net::listener::Listener::accept`] on one of the data threads; [`proxy::Proxy::serve`]
 //!    spawns the session as a task of that thread, where it stays.
-//! 2. [`upstream::Upstream::connect`] dials the gateway's addresses in turn. MySQL servers speak
-//!    first, so an address has answered when its first greeting byte is there; until then the next
-//!    one can be tried without the client noticing. When none answers the client gets an ERR
-//!    packet, [`mysql::packet::err_greeting`].
+//! 2. [`upstream::Upstream::connect`] dials the gateway's endpoints in the order of their health,
+//!    staggered. MySQL servers speak first, so an endpoint has answered when its first greeting
+//!    byte is there; until then others can be tried without the client noticing. When none answers
+//!    the client gets an ERR packet, [`mysql::packet::err_greeting`].
 //! 3. [`relay::Relay`] moves bytes both ways: half-closes, breaks and stalls are passed on as what
-//!    they are. Idle, it owns two sockets and no buffer.
+//!    they are. Idle, it owns two sockets and no buffer. Until both sides have spoken,
+//!    [`relay::Opening`] keeps what was said and the deadlines.
 //! 4. The session's outcome writes one close record and one set of metrics, also when the session
 //!    panicked.
 #![forbid(unsafe_code)]

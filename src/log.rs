@@ -64,6 +64,8 @@ pub fn init(log: &Log) -> Logs {
     let dropped = writer.error_counter();
     let levels = Targets::new()
         .with_default(log.level.min(LevelFilter::WARN))
+        // One line for each datagram that is not an answer; the look-up tells what came of it.
+        .with_target("hickory_net", log.level.min(LevelFilter::ERROR))
         .with_target("tidegate", log.level);
     let layer: Box<dyn Layer<_> + Send + Sync> = match log.format {
         LogFormat::Text => text(writer),

@@ -64,8 +64,7 @@ pub struct UpstreamMetrics {
     dial_failures: IntCounterVec,
     dns_lookups: IntCounterVec,
     dns_last_success: GaugeVec,
-    /// Addresses in the current answer.
-    pub endpoints: IntGauge,
+    endpoints: IntGaugeVec,
 }
 
 impl Default for Metrics {
@@ -188,7 +187,7 @@ impl Metrics {
             dial_failures: self.dial_failures.clone(),
             dns_lookups: self.dns_lookups.clone(),
             dns_last_success: self.dns_last_success.clone(),
-            endpoints: self.endpoints.with_label_values(&[name, "healthy"]),
+            endpoints: self.endpoints.clone(),
         }
     }
 
@@ -212,6 +211,11 @@ impl ListenerMetrics {
 }
 
 impl UpstreamMetrics {
+    /// Sets the number of endpoints that are in `state`.
+    pub fn endpoints(&self, state: &str, count: usize) {
+        self.endpoints.with_label_values(&[self.name.as_str(), state]).set(count as i64);
+    }
+
     /// Counts a failed dial of one address.
     pub fn dial_failed(&self, reason: &str) {
         self.dial_failures.with_label_values(&[self.name.as_str(), reason]).inc();

@@ -5,19 +5,25 @@
 mod support;
 
 use std::fs;
-use std::io::Write;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use hickory_resolver::proto::rr::RecordType;
-use tidegate::demo::dns::DnsServer;
+use serde_json::Value;
+use tidegate::demo::dns::{DnsServer, Lie, Transport};
 
 use support::bridge::{Bridge, Setup};
 use support::namespace::Namespace;
-use support::tcp::{connect, read_to_the_end, serve};
+use support::tcp::{connect, read_exactly, read_to_the_end, serve};
 use support::{until, until_it};
 
 const NAME: &str = "gateway01-privatelink.test-1.prod.aws.tidbcloud.test";
+
+/// What a client waits at most by default.
+const DIAL_DEADLINE: Duration = Duration::from_secs(10);
 
 #[test]
 fn an_answer_is_followed_when_its_ttl_has_passed() {
@@ -35,15 +41,42 @@ fn an_answer_is_followed_when_its_ttl_has_passed() {
 }
 
 #[test]
-fn an_answer_is_not_asked_for_again_before_its_ttl_has_passed() {
+fn an_open_session_outlives_the_answer_it_was_dialled_by() {
+    let say_and_echo = |mut stream: TcpStream, host: &'static str| {
+        stream.write_all(host.as_bytes()).unwrap();
+        let _ = io::copy(&mut &stream, &mut &stream);
+    };
+    let upstreams = Upstreams::serving(&["127.0.0.2", "127.0.0.3"], say_and_echo);
+    let greeted_by = |stream: &TcpStream| String::from_utf8(read_exactly(stream, 9)).unwrap();
+    let dns = dns();
+    dns.set(NAME, &ips(&["127.0.0.2"]), 1);
+    let bridge = upstreams.bridge(&dns, "min_ttl = \"1s\"").start();
+    let mut old = connect(bridge.listen);
+    assert_eq!(greeted_by(&old), "127.0.0.2");
+
+    dns.set(NAME, &ips(&["127.0.0.3"]), 1);
+
+    let new = || greeted_by(&connect(bridge.listen));
+    until_it("the new address answers", new, |seen| seen == "127.0.0.3");
+    for _ in 0..5 {
+        assert_eq!(new(), "127.0.0.3");
+    }
+    old.write_all(b"still here").unwrap();
+    assert_eq!(read_exactly(&old, 10), b"still here");
+}
+
+#[test]
+fn a_thousand_connections_within_a_ttl_are_one_look_up() {
     let upstreams = Upstreams::at(&["127.0.0.2"]);
     let dns = dns();
     dns.set(NAME, &ips(&["127.0.0.2"]), 60);
     let bridge = upstreams.bridge(&dns, "").start();
-    for _ in 0..50 {
-        assert_eq!(who_answers(&bridge), "127.0.0.2");
-    }
-    assert_eq!((dns.queries(RecordType::A), dns.queries(RecordType::AAAA)), (1, 1));
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| (0..125).for_each(|_| assert_eq!(who_answers(&bridge), "127.0.0.2")));
+        }
+    });
+    assert_asked_once(&dns);
 }
 
 #[test]
@@ -55,7 +88,7 @@ fn a_ttl_of_zero_is_not_a_query_for_each_connection() {
     for _ in 0..50 {
         assert_eq!(who_answers(&bridge), "127.0.0.2");
     }
-    assert_eq!((dns.queries(RecordType::A), dns.queries(RecordType::AAAA)), (1, 1));
+    assert_asked_once(&dns);
 }
 
 #[test]
@@ -74,28 +107,306 @@ fn ipv6_addresses_are_dialled_too() {
 }
 
 #[test]
-fn failed_and_empty_answers_keep_the_addresses_that_are_known() {
+fn ipv6_addresses_alone_are_enough() {
+    let Ok(upstream) = TcpListener::bind("[::1]:0") else {
+        return support::skip("this host has no IPv6");
+    };
+    serve(&upstream, |mut stream| drop(stream.write_all(b"::1")));
+    let dns = dns();
+    dns.set(NAME, &ips(&["::1"]), 60);
+    let upstreams = Upstreams { port: upstream.local_addr().unwrap().port() };
+    let bridge = upstreams.bridge(&dns, "").start();
+    assert_eq!(who_answers(&bridge), "::1");
+    assert_eq!(bridge.metrics().sum("tidegate_dns_lookups_total", &[("result", "ok")]), 1.0);
+}
+
+/// The failures of DNS: what is answered, the `result` that it is counted as, and its cause.
+///
+/// An answer that does not fit the question may be anybody's, so it is as good as none.
+macro_rules! failures {
+    ($($name:ident: $lie:expr, $result:literal, $cause:literal;)*) => {
+        mod a_known_set_is_kept_on {
+            use super::*;
+            $(#[test] fn $name() { keeps_the_known_set($lie, $result, $cause); })*
+        }
+        mod a_start_is_not_ready_but_alive_on {
+            use super::*;
+            $(#[test] fn $name() { starts_unready_and_recovers($lie, $result, $cause); })*
+        }
+    };
+}
+
+failures! {
+    nxdomain: Lie::NxDomain, "nxdomain", "does not exist (NXDOMAIN)";
+    nodata: Lie::NoData, "empty", "has neither A nor AAAA records";
+    servfail: Lie::ServFail, "servfail", "(SERVFAIL)";
+    refused: Lie::Refused, "refused", "(REFUSED)";
+    garbage: Lie::Garbage, "malformed", "is malformed";
+    silence: Lie::Silence, "timeout", "no DNS server answered";
+    a_wrong_id: Lie::WrongId, "timeout", "no DNS server answered";
+    a_wrong_question: Lie::WrongQuestion, "timeout", "no DNS server answered";
+}
+
+fn keeps_the_known_set(lie: Lie, result: &str, cause: &str) {
     let upstreams = Upstreams::at(&["127.0.0.2"]);
     let dns = dns();
     dns.set(NAME, &ips(&["127.0.0.2"]), 1);
     let bridge = upstreams.bridge(&dns, "min_ttl = \"1s\"").start();
     assert_eq!(who_answers(&bridge), "127.0.0.2");
-    let lookups =
-        |result: &str| bridge.metrics().sum("tidegate_dns_lookups_total", &[("result", result)]);
 
-    dns.set(NAME, &[], 1);
-    until("an empty answer", || (lookups("empty") > 0.0).then_some(()));
+    dns.lie(NAME, lie);
+
+    // The second one is a retry that fails alike.
+    until_it("two failures", || lookups(&bridge, result), |count| *count >= 2.0);
+    assert_eq!(failures(&bridge), [result], "it is counted as what it is");
     assert_eq!(who_answers(&bridge), "127.0.0.2");
-
-    drop(dns);
-    let failed = || lookups("timeout") + lookups("error");
-    until("a failed look-up", || (failed() > 0.0).then_some(()));
-    assert_eq!(who_answers(&bridge), "127.0.0.2");
-
     assert_eq!(bridge.get("/readyz").status, 200);
-    let told = bridge.log().iter().filter(|line| line.contains("has neither A nor AAAA")).count();
-    assert_eq!(told, 1, "a cause is logged once: {:#?}", bridge.log());
-    assert!(bridge.get("/status.json").body.contains("\"dns_error\": \"no DNS server"));
+    assert_told_once(&bridge, cause);
+    let shown = dns_error(&bridge);
+    assert!(shown.as_str().is_some_and(|shown| shown.contains(cause)), "{shown}");
+}
+
+fn starts_unready_and_recovers(lie: Lie, result: &str, cause: &str) {
+    let greeting = greeting();
+    let listener = TcpListener::bind("127.0.0.2:0").unwrap();
+    let said = greeting.clone();
+    let address = serve(&listener, move |mut stream| {
+        stream.write_all(&said).unwrap();
+        let _ = io::copy(&mut &stream, &mut io::sink());
+    });
+    let dns = dns();
+    dns.set(NAME, &ips(&["127.0.0.2"]), 60);
+    dns.lie(NAME, lie);
+    let bridge = Bridge::to(format!("{NAME}:{}", address.port()))
+        .flags(&["--nameserver", &dns.address().to_string()])
+        .start();
+
+    // This client waits for the first look-up.
+    let (heard, _) = read_to_the_end(&connect(bridge.listen));
+    let text = String::from_utf8_lossy(&heard);
+    assert_eq!(heard[4..7], *b"\xff\xd3\x07", "an ERR with code 2003: {text}");
+    assert!(text.contains(NAME) && text.contains(cause), "{text}");
+    let ready = bridge.get("/readyz");
+    assert_eq!(ready.status, 503);
+    assert!(ready.body.contains(cause), "{}", ready.body);
+    assert_eq!(bridge.get("/livez").status, 200);
+    assert_eq!(failures(&bridge), [result], "it is counted as what it is");
+
+    dns.end_lies(NAME);
+
+    until("it is ready by itself", || (bridge.get("/readyz").status == 200).then_some(()));
+    assert_eq!(read_exactly(&connect(bridge.listen), greeting.len()), greeting);
+    assert_eq!(dns_error(&bridge), Value::Null);
+    assert_told_once(&bridge, cause);
+}
+
+mod the_second_server_is_asked_when_the_first {
+    use super::*;
+
+    #[test]
+    fn is_silent() {
+        resolves_despite(Lie::Silence);
+    }
+
+    #[test]
+    fn says_servfail() {
+        resolves_despite(Lie::ServFail);
+    }
+
+    #[test]
+    fn says_refused() {
+        resolves_despite(Lie::Refused);
+    }
+
+    #[test]
+    fn says_garbage() {
+        resolves_despite(Lie::Garbage);
+    }
+
+    #[test]
+    fn answers_another_question() {
+        resolves_despite(Lie::WrongId);
+    }
+
+    #[test]
+    fn is_not_there() {
+        // No other test takes ports of this address.
+        let gone = DnsServer::start("127.0.99.1:0".parse().unwrap()).unwrap().address();
+        resolves_through(&[gone]);
+    }
+
+    #[test]
+    fn is_not_there_nor_the_second_well() {
+        let gone = DnsServer::start("127.0.99.2:0".parse().unwrap()).unwrap().address();
+        let second = dns();
+        second.lie(NAME, Lie::ServFail);
+        resolves_through(&[gone, second.address()]);
+    }
+
+    fn resolves_despite(lie: Lie) {
+        let first = dns();
+        first.lie(NAME, lie);
+        resolves_through(&[first.address()]);
+        assert!(first.queries(RecordType::A) >= 1, "they are asked in their order");
+    }
+
+    /// Puts a good server behind these.
+    fn resolves_through(bad: &[SocketAddr]) {
+        let upstreams = Upstreams::at(&["127.0.0.2"]);
+        let good = dns();
+        good.set(NAME, &ips(&["127.0.0.2"]), 60);
+        let servers: Vec<_> = bad.iter().chain([&good.address()]).map(|s| s.to_string()).collect();
+        let setup = servers
+            .iter()
+            .fold(Bridge::tcp(format!("{NAME}:{}", upstreams.port)), |setup, server| {
+                setup.flags(&["--nameserver", server])
+            });
+        let bridge = setup.start();
+        let started = Instant::now();
+        assert_eq!(who_answers(&bridge), "127.0.0.2");
+        assert!(started.elapsed() < DIAL_DEADLINE, "{:?}", started.elapsed());
+        assert_eq!(failures(&bridge), [""; 0]);
+    }
+}
+
+#[test]
+fn what_the_first_server_denies_is_not_asked_of_the_second() {
+    let (first, second) = (dns(), dns());
+    second.set(NAME, &ips(&["127.0.0.2"]), 60);
+    let bridge = Bridge::tcp(format!("{NAME}:4000"))
+        .flags(&["--nameserver", &first.address().to_string()])
+        .flags(&["--nameserver", &second.address().to_string()])
+        .start();
+    until("the answer is believed", || {
+        bridge.get("/readyz").body.contains("NXDOMAIN").then_some(())
+    });
+}
+
+#[test]
+fn one_type_that_fails_keeps_its_addresses_and_does_not_hold_back_the_other() {
+    let upstreams = Upstreams::at(&["127.0.0.2"]);
+    let dns = dns();
+    dns.set(NAME, &ips(&["127.0.0.2"]), 1);
+    let bridge = upstreams.bridge(&dns, "min_ttl = \"1s\"").start();
+    assert_eq!(who_answers(&bridge), "127.0.0.2");
+
+    dns.lie_about(NAME, RecordType::A, Lie::ServFail);
+    dns.set(NAME, &ips(&["127.0.0.2", "::1"]), 1);
+
+    let port = upstreams.port;
+    let shown = || bridge.get("/status.json").body;
+    until_it("the IPv6 address", shown, |seen| seen.contains(&format!("\"[::1]:{port}\"")));
+    assert!(shown().contains(&format!("\"127.0.0.2:{port}\"")), "{}", shown());
+    assert!(lookups(&bridge, "partial") >= 1.0);
+    assert_eq!(who_answers(&bridge), "127.0.0.2");
+}
+
+#[test]
+fn one_type_that_is_never_answered_does_not_hold_back_the_other() {
+    let upstreams = Upstreams::at(&["127.0.0.2"]);
+    let dns = dns();
+    dns.set(NAME, &ips(&["127.0.0.2"]), 60);
+    dns.lie_about(NAME, RecordType::AAAA, Lie::Silence);
+    let bridge = upstreams.bridge(&dns, "").start();
+    let started = Instant::now();
+    assert_eq!(who_answers(&bridge), "127.0.0.2");
+    assert!(started.elapsed() < DIAL_DEADLINE, "{:?}", started.elapsed());
+    assert!(lookups(&bridge, "partial") >= 1.0);
+}
+
+#[test]
+fn a_slow_answer_is_waited_for() {
+    let upstreams = Upstreams::at(&["127.0.0.2"]);
+    let dns = dns();
+    dns.set(NAME, &ips(&["127.0.0.2"]), 60);
+    // Later than hickory's first repetition of a datagram.
+    dns.lie(NAME, Lie::Late(Duration::from_millis(1_500)));
+    let bridge = upstreams.bridge(&dns, "").start();
+    assert_eq!(who_answers(&bridge), "127.0.0.2");
+    assert_eq!(failures(&bridge), [""; 0]);
+}
+
+#[test]
+fn a_truncated_answer_is_asked_for_over_tcp() {
+    let upstreams = Upstreams::at(&["127.0.0.2"]);
+    let dns = dns();
+    dns.set(NAME, &ips(&["127.0.0.2"]), 60);
+    dns.lie(NAME, Lie::Truncated);
+    let bridge = upstreams.bridge(&dns, "").start();
+    assert_eq!(who_answers(&bridge), "127.0.0.2");
+    for transport in [Transport::Udp, Transport::Tcp] {
+        assert!(dns.queries_over(transport, RecordType::A) >= 1, "{transport:?}");
+    }
+}
+
+#[test]
+fn three_hundred_addresses_are_all_taken() {
+    let dns = dns();
+    let bridge = many_addresses(&dns, 300);
+    assert!(dns.queries_over(Transport::Tcp, RecordType::A) >= 1);
+    assert_eq!(dns.queries_over(Transport::Tcp, RecordType::AAAA), 0);
+    assert_eq!(bridge.get("/readyz").status, 200);
+}
+
+#[test]
+fn fifty_addresses_fit_into_a_datagram_by_edns() {
+    let dns = dns();
+    many_addresses(&dns, 50);
+    assert!(dns.queries_over(Transport::Udp, RecordType::A) >= 1);
+    assert_eq!(dns.queries_over(Transport::Tcp, RecordType::A), 0);
+}
+
+/// A bridge to a name of so many addresses, all of which are shown, and one of which has answered.
+fn many_addresses(dns: &DnsServer, count: u32) -> Bridge {
+    // Every address of 127.0.0.0/8 is this host's.
+    let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+    serve(&listener, |mut stream| drop(stream.write_all(b"one of many")));
+    let upstreams = Upstreams { port: listener.local_addr().unwrap().port() };
+    let first = u32::from(Ipv4Addr::new(127, 7, 0, 1));
+    let addresses: Vec<_> = (first..first + count).map(|ip| Ipv4Addr::from(ip).into()).collect();
+    dns.set(NAME, &addresses, 60);
+    let bridge = upstreams.bridge(dns, "").start();
+    assert_eq!(who_answers(&bridge), "one of many");
+    let status = bridge.get("/status.json").body;
+    for ip in addresses {
+        let address = format!("\"{ip}:{}\"", upstreams.port);
+        assert!(status.contains(&address), "no {address} in {status}");
+    }
+    bridge
+}
+
+#[test]
+fn the_lowest_ttl_of_a_cname_chain_counts() {
+    the_lowest_ttl_counts(&Lie::Chain(vec![300, 20, 200]));
+}
+
+#[test]
+fn the_lowest_ttl_of_a_cname_chain_counts_that_is_told_link_by_link() {
+    the_lowest_ttl_counts(&Lie::Links(vec![300, 20, 200]));
+}
+
+fn the_lowest_ttl_counts(chain: &Lie) {
+    let upstreams = Upstreams::at(&["127.0.0.2"]);
+    let dns = dns();
+    dns.set(NAME, &ips(&["127.0.0.2"]), 100);
+    dns.lie(NAME, chain.clone());
+    let bridge = upstreams.bridge(&dns, "").start();
+    assert_eq!(who_answers(&bridge), "127.0.0.2");
+    let left = upstream_status(&bridge)["ttl_left_seconds"].as_u64().unwrap();
+    assert!((1..=20).contains(&left), "{left} seconds left");
+    assert_eq!(failures(&bridge), [""; 0]);
+}
+
+#[test]
+fn a_cname_chain_that_ends_nowhere_says_so() {
+    let dns = dns();
+    dns.set(NAME, &[], 60);
+    dns.lie(NAME, Lie::Chain(vec![60, 60]));
+    let bridge = Bridge::tcp(format!("{NAME}:4000"))
+        .flags(&["--nameserver", &dns.address().to_string()])
+        .start();
+    until("the look-up fails", || (lookups(&bridge, "empty") > 0.0).then_some(()));
+    assert!(bridge.get("/readyz").body.contains("has neither A nor AAAA records"));
 }
 
 #[test]
@@ -169,6 +480,11 @@ struct Upstreams {
 
 impl Upstreams {
     fn at(hosts: &[&'static str]) -> Self {
+        Self::serving(hosts, |mut stream, host| drop(stream.write_all(host.as_bytes())))
+    }
+
+    /// As [`Self::at`], but they do this instead.
+    fn serving(hosts: &[&'static str], act: fn(TcpStream, &'static str)) -> Self {
         let listeners: Vec<TcpListener> = until("a port that is free at all addresses", || {
             let first = TcpListener::bind((hosts[0], 0)).unwrap();
             let port = first.local_addr().unwrap().port();
@@ -176,7 +492,7 @@ impl Upstreams {
             [Some(first)].into_iter().chain(others).collect()
         });
         for (listener, host) in listeners.iter().zip(hosts.iter().copied()) {
-            serve(listener, move |mut stream| drop(stream.write_all(host.as_bytes())));
+            serve(listener, move |stream| act(stream, host));
         }
         Self { port: listeners[0].local_addr().unwrap().port() }
     }
@@ -206,4 +522,60 @@ fn who_answers(bridge: &Bridge) -> String {
     let (heard, end) = read_to_the_end(&connect(bridge.listen));
     end.unwrap();
     String::from_utf8(heard).unwrap()
+}
+
+/// One look-up is one query of each type, and another one where the machine was too busy to see the
+/// answer before hickory asked again.
+fn assert_asked_once(dns: &DnsServer) {
+    for kind in [RecordType::A, RecordType::AAAA] {
+        let asked = dns.queries(kind);
+        assert!((1..=2).contains(&asked), "{asked} queries for {kind}");
+    }
+}
+
+fn lookups(bridge: &Bridge, result: &str) -> f64 {
+    bridge.metrics().sum("tidegate_dns_lookups_total", &[("result", result)])
+}
+
+/// What look-ups that ended without an address were counted as.
+fn failures(bridge: &Bridge) -> Vec<String> {
+    let metrics = bridge.metrics();
+    let counted = metrics.samples("tidegate_dns_lookups_total", &[]);
+    let results = counted.iter().filter(|sample| sample.value > 0.0);
+    let results = results.map(|sample| sample.labels["result"].clone());
+    results.filter(|result| !["ok", "partial"].contains(&result.as_str())).collect()
+}
+
+/// The status page's words about the only upstream.
+fn upstream_status(bridge: &Bridge) -> Value {
+    let status: Value = serde_json::from_str(&bridge.get("/status.json").body).unwrap();
+    status["upstreams"][0].clone()
+}
+
+fn dns_error(bridge: &Bridge) -> Value {
+    upstream_status(bridge)["dns_error"].clone()
+}
+
+/// However often it failed, the log tells it once.
+fn assert_told_once(bridge: &Bridge, cause: &str) {
+    let told = || -> Vec<String> {
+        bridge.log().into_iter().filter(|line| line.contains("cannot resolve")).collect()
+    };
+    let told = until_it("the log tells it", told, |told| !told.is_empty());
+    assert!(told.len() == 1 && told[0].contains(cause), "{told:#?}");
+}
+
+/// The first packet of a MySQL server.
+fn greeting() -> Vec<u8> {
+    let payload = [
+        &b"\x0a8.0.11-test\0"[..],
+        b"\x01\0\0\0",                   // connection id
+        b"scramble\0",                   // its first half
+        b"\x00\x82\x2d\x02\0\x08\0\x15", // PROTOCOL_41 | SECURE_CONNECTION, PLUGIN_AUTH, 21 bytes
+        &[0; 10],
+        b"second half!\0",
+        b"mysql_native_password\0",
+    ]
+    .concat();
+    [&(payload.len() as u32).to_le_bytes()[..3], b"\0", &payload].concat()
 }

@@ -110,6 +110,8 @@ impl Admin {
             "/startupz" => verdict(self.health.started()),
             "/healthz/deep" => verdict(self.deep_check().await),
             "/metrics" => {
+                // Brings the endpoints' gauges up to now.
+                self.parts.upstreams.iter().for_each(|upstream| drop(upstream.snapshot()));
                 let text = self.parts.metrics.render((self.parts.log_lines_dropped)());
                 reply(StatusCode::OK, METRICS, text)
             }

@@ -2,6 +2,7 @@
 
 use std::fmt::{Display, Write};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
@@ -71,11 +72,10 @@ impl Status {
             );
         }
         page.push_str(
-            "</table></div><h2>Upstreams</h2><div><table><tr><th>name<th>gateway<th>addresses\
+            "</table></div><h2>Upstreams</h2><div><table><tr><th>name<th>gateway\
              <th>next look-up<th>DNS</tr>",
         );
         for upstream in &self.upstreams {
-            let addresses: Vec<_> = upstream.addresses.iter().map(ToString::to_string).collect();
             let next = match upstream.ttl_left_seconds {
                 Some(seconds) => format!("in {seconds} s"),
                 None => "–".into(),
@@ -87,13 +87,36 @@ impl Status {
             push(
                 &mut page,
                 format_args!(
-                    "<tr><td>{}<td>{}<td>{}<td>{next}<td class='{class}'>{}</tr>",
+                    "<tr><td>{}<td>{}<td>{next}<td class='{class}'>{}</tr>",
                     Escaped(&upstream.name),
                     Escaped(&upstream.gateway),
-                    Escaped(addresses.join(", ")),
                     Escaped(dns),
                 ),
             );
+        }
+        page.push_str(
+            "</table></div><h2>Endpoints</h2><div><table><tr><th>upstream<th>address<th>state\
+             <th class=n>sessions<th>since<th>because</tr>",
+        );
+        for upstream in &self.upstreams {
+            for endpoint in &upstream.endpoints {
+                let state = endpoint.state.as_str();
+                let left = endpoint.ejected_for_seconds;
+                let left = left.map(|left| format!(" for {left} s")).unwrap_or_default();
+                push(
+                    &mut page,
+                    format_args!(
+                        "<tr><td>{}<td>{}<td class={state}>{state}{left}<td class=n>{}<td>{}<td>{}</tr>",
+                        Escaped(&upstream.name),
+                        endpoint.address,
+                        endpoint.sessions,
+                        humantime::format_rfc3339_seconds(
+                            SystemTime::UNIX_EPOCH + Duration::from_secs(endpoint.changed_at)
+                        ),
+                        Escaped(&endpoint.evidence),
+                    ),
+                );
+            }
         }
         page.push_str(
             "</table></div><p><a href=/metrics>metrics</a> <a href=/status.json>JSON</a></p>",
@@ -111,7 +134,7 @@ h1{font-size:1.4rem;margin:0}h2{font-size:1.05rem;margin:1.6rem 0 .4rem}\
 div{overflow-x:auto}table{border-collapse:collapse;width:100%}\
 th,td{text-align:left;padding:.35rem .7rem;border-bottom:1px solid var(--line);\
 font-variant-numeric:tabular-nums}th{background:var(--soft);font-weight:600;white-space:nowrap}\
-.n{text-align:right}.bad,.draining b,.closing b{color:#d33}.serving b{color:#2a7}\
+.n{text-align:right}.bad,.ejected,.draining b,.closing b{color:#d33}.serving b{color:#2a7}\
 a{margin-right:1rem}</style><h1>tidegate</h1>";
 
 fn push(page: &mut String, text: std::fmt::Arguments<'_>) {

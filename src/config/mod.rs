@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 use tracing::level_filters::LevelFilter;
 
@@ -112,6 +113,18 @@ pub struct Listener {
     pub protocol: Protocol,
     /// Whether a bind that other hosts can reach is meant.
     pub allow_any: bool,
+    /// Time for a client to answer the greeting; 0: for ever.
+    #[serde(serialize_with = "duration")]
+    pub handshake_timeout: Duration,
+    /// Time for the server to answer the client's first words; 0: for ever.
+    #[serde(serialize_with = "duration")]
+    pub reply_timeout: Duration,
+    /// Silence between commands after which a session is closed; 0: never.
+    #[serde(serialize_with = "duration")]
+    pub idle_timeout: Duration,
+    /// Age at which a session is closed at its next quiet second; 0: never.
+    #[serde(serialize_with = "duration")]
+    pub max_lifetime: Duration,
 }
 
 /// What a client is lent.
@@ -149,10 +162,10 @@ pub struct Upstream {
     pub name: String,
     /// The private endpoint.
     pub gateway: Gateway,
-    /// Time for one address to answer while others are left to try.
+    /// Time for one address to accept a connection.
     #[serde(serialize_with = "duration")]
     pub connect_timeout: Duration,
-    /// Time for all addresses together.
+    /// Time for all addresses together, greetings included.
     #[serde(serialize_with = "duration")]
     pub dial_deadline: Duration,
     /// A DNS answer is not asked again sooner than this.
@@ -161,6 +174,29 @@ pub struct Upstream {
     /// A DNS answer is asked again after this at the latest.
     #[serde(serialize_with = "duration")]
     pub max_ttl: Duration,
+    /// Whether an answer of public IPv4 addresses alone is refused.
+    pub require_private: bool,
+    /// Networks that count as private besides those that always do.
+    pub private_cidrs: Vec<IpNet>,
+    /// Which endpoint a connection tries first.
+    pub balance: Balance,
+    /// Networks whose endpoints come before the others.
+    pub prefer_cidrs: Vec<IpNet>,
+    /// How long after an address has left the answer its sessions are closed; 0: never.
+    #[serde(serialize_with = "duration")]
+    pub close_vanished_after: Duration,
+}
+
+/// Which endpoint a connection tries first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Balance {
+    /// The first of the answer; the others are for when it fails.
+    Failover,
+    /// Each in turn.
+    RoundRobin,
+    /// The one with the fewest sessions.
+    LeastConnections,
 }
 
 /// Reads a file's text. `origin` is how errors name it.

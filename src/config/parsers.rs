@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tracing::level_filters::LevelFilter;
 
-use super::{LogFormat, Pool, Protocol};
+use super::{Balance, LogFormat, Pool, Protocol};
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// More data threads than this are a typing error.
@@ -44,6 +45,14 @@ pub(super) fn nameserver(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| "expected the IP address of a DNS server, such as 10.0.0.2:53".into())
 }
 
+/// A network, or one address.
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
+    let address = text.parse::<IpAddr>().map(IpNet::from);
+    address
+        .or_else(|_| text.parse::<IpNet>().map(|network| network.trunc()))
+        .map_err(|_| "expected a network such as 10.1.0.0/16".into())
+}
+
 /// `true` or `false`.
 pub(super) fn boolean(text: &str) -> Result<bool, String> {
     text.parse().map_err(|_| "expected true or false".into())
@@ -58,6 +67,14 @@ pub(super) fn threads(text: &str) -> Result<usize, String> {
         Ok(count @ 1..=MAX_THREADS) => Ok(count),
         _ if text == "auto" => Ok(default_threads()),
         _ => Err(format!("expected auto or a number from 1 to {MAX_THREADS}")),
+    }
+}
+
+/// Sessions are looked at once a second.
+pub(super) fn seconds_or_never(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        value if value.is_zero() || value >= Duration::from_secs(1) => Ok(value),
+        _ => Err("expected at least 1s, or 0s for never".into()),
     }
 }
 
@@ -124,6 +141,23 @@ pub(super) fn pool(text: &str) -> Result<Pool, String> {
     match text {
         "off" => Ok(Pool::Off),
         _ => Err("expected off".into()),
+    }
+}
+
+pub(super) fn balance(text: &str) -> Result<Balance, String> {
+    match text {
+        "failover" => Ok(Balance::Failover),
+        "round-robin" => Ok(Balance::RoundRobin),
+        "least-connections" => Ok(Balance::LeastConnections),
+        _ => Err("expected failover, round-robin or least-connections".into()),
+    }
+}
+
+/// `true`, `false`, or what is right by itself.
+pub(super) fn or_auto(auto: bool) -> impl Fn(&str) -> Result<bool, String> {
+    move |text| match text {
+        "auto" => Ok(auto),
+        text => boolean(text).map_err(|_| "expected auto, true or false".into()),
     }
 }
 

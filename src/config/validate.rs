@@ -11,12 +11,12 @@ use tracing::level_filters::LevelFilter;
 use super::error::ConfigError;
 use super::file::{File, Overrides, Raw, Section, Source};
 use super::parsers::{
-    boolean, congestion_control, default_threads, duration, keepalive, keepalive_count, log_format,
-    log_level, name, nameserver, path, pool, positive_duration, protocol, socket_address,
-    stall_timeout, threads, user_timeout,
+    balance, boolean, congestion_control, default_threads, duration, keepalive, keepalive_count,
+    log_format, log_level, name, nameserver, network, or_auto, path, pool, positive_duration,
+    protocol, seconds_or_never, socket_address, stall_timeout, threads, user_timeout,
 };
 use super::value::{Bind, Gateway};
-use super::{Config, Listener, Log, LogFormat, Pool, Protocol, Tcp, Upstream};
+use super::{Balance, Config, Listener, Log, LogFormat, Pool, Protocol, Tcp, Upstream};
 
 const DEFAULT_ADMIN: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9400);
 pub(super) const DEFAULT_BIND: Bind = Bind::Localhost(4000);
@@ -114,6 +114,7 @@ fn finish_upstreams(
                 )
                 .hint("gateway = \"gateway01-privatelink.REGION.prod.aws.tidbcloud.com:4000\""));
             };
+            let is_privatelink = gateway.is_privatelink();
             let upstream = Upstream {
                 gateway,
                 connect_timeout: keys.one(
@@ -128,6 +129,19 @@ fn finish_upstreams(
                 )?,
                 min_ttl: keys.one("min_ttl", positive_duration, Duration::from_secs(5))?,
                 max_ttl: keys.one("max_ttl", positive_duration, Duration::from_secs(300))?,
+                require_private: keys.one(
+                    "require_private",
+                    or_auto(is_privatelink),
+                    is_privatelink,
+                )?,
+                private_cidrs: keys.list("private_cidrs", network)?.unwrap_or_default(),
+                balance: keys.one("balance", balance, Balance::Failover)?,
+                prefer_cidrs: keys.list("prefer_cidrs", network)?.unwrap_or_default(),
+                close_vanished_after: keys.one(
+                    "close_vanished_after",
+                    seconds_or_never,
+                    Duration::ZERO,
+                )?,
                 name,
             };
             let source = section.source.clone();
@@ -196,6 +210,10 @@ fn finish_listeners(
             pool: keys.one("pool", pool, Pool::Off)?,
             protocol: keys.one("protocol", protocol, Protocol::Mysql)?,
             allow_any: keys.one("allow_any", boolean, false)?,
+            handshake_timeout: keys.one("handshake_timeout", duration, Duration::from_secs(10))?,
+            reply_timeout: keys.one("reply_timeout", duration, Duration::from_secs(60))?,
+            idle_timeout: keys.one("idle_timeout", seconds_or_never, Duration::ZERO)?,
+            max_lifetime: keys.one("max_lifetime", seconds_or_never, Duration::ZERO)?,
         };
         let source = match overrides.0.get("listen") {
             Some(raw) => raw.source.clone(),

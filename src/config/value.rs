@@ -19,6 +19,11 @@ pub struct Gateway {
 }
 
 impl Gateway {
+    /// Whether it is a PrivateLink name: one with a label that contains `privatelink`.
+    pub fn is_privatelink(&self) -> bool {
+        self.host.split('.').any(|label| label.contains("privatelink"))
+    }
+
     /// The address, when the host is a literal and needs no DNS.
     pub fn literal(&self) -> Option<SocketAddr> {
         let ip: IpAddr = self.host.parse().ok()?;

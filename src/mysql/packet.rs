@@ -16,6 +16,8 @@ pub enum ErrorCode {
     Unreachable,
     /// 1053, `ER_SERVER_SHUTDOWN`: the bridge is draining.
     Draining,
+    /// 1159, `ER_NET_READ_INTERRUPTED`: the server did not answer in time.
+    ReplyTimeout,
 }
 
 impl ErrorCode {
@@ -24,6 +26,15 @@ impl ErrorCode {
         match self {
             Self::Unreachable => 2003,
             Self::Draining => 1053,
+            Self::ReplyTimeout => 1159,
+        }
+    }
+
+    /// The SQLSTATE that MySQL gives the code.
+    pub fn sqlstate(self) -> &'static [u8; 5] {
+        match self {
+            Self::Unreachable => b"HY000",
+            Self::Draining | Self::ReplyTimeout => b"08S01",
         }
     }
 }
@@ -50,6 +61,16 @@ pub fn err_greeting(code: ErrorCode, message: &str) -> Vec<u8> {
     frame(0, &payload)
 }
 
+/// An ERR packet after a HandshakeResponse of protocol 4.1, with the `sequence` that is due.
+pub fn err(sequence: u8, code: ErrorCode, message: &str) -> Vec<u8> {
+    let mut payload = vec![0xff];
+    payload.extend_from_slice(&code.number().to_le_bytes());
+    payload.push(b'#');
+    payload.extend_from_slice(code.sqlstate());
+    payload.extend_from_slice(message.as_bytes());
+    frame(sequence, &payload)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,5 +79,11 @@ mod tests {
     fn an_err_greeting_has_length_sequence_marker_code_and_text() {
         let packet = err_greeting(ErrorCode::Unreachable, "gone");
         assert_eq!(packet, b"\x07\x00\x00\x00\xff\xd3\x07gone");
+    }
+
+    #[test]
+    fn an_err_after_the_handshake_response_has_its_sqlstate() {
+        let packet = err(2, ErrorCode::ReplyTimeout, "late");
+        assert_eq!(packet, b"\x0d\x00\x00\x02\xff\x87\x04#08S01late");
     }
 }

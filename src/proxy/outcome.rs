@@ -10,7 +10,8 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::info;
 
 use super::Proxy;
-use crate::relay::{End, Side};
+use crate::relay::{End, Reason, Side};
+use crate::upstream::{Endpoint, InUse};
 
 /// What is known of a connection so far. Dropping it writes the close record and the metrics.
 #[derive(Debug)]
@@ -19,7 +20,7 @@ pub(super) struct Outcome {
     id: u64,
     client: SocketAddr,
     accepted: Instant,
-    endpoint: Option<SocketAddr>,
+    in_use: Option<InUse>,
     connected: Option<Instant>,
     side: Side,
     reason: &'static str,
@@ -39,7 +40,7 @@ impl Outcome {
             id,
             client,
             accepted,
-            endpoint: None,
+            in_use: None,
             connected: None,
             side: Side::Tidegate,
             // Stays when the session's future is dropped before its end.
@@ -53,12 +54,17 @@ impl Outcome {
         }
     }
 
-    /// An upstream connection is in hand.
-    pub fn connected(&mut self, endpoint: SocketAddr) {
+    /// An upstream connection is in hand; from now on it counts for its endpoint.
+    pub fn connected(&mut self, in_use: InUse) {
         let now = Instant::now();
-        self.endpoint = Some(endpoint);
+        self.in_use = Some(in_use);
         self.connected = Some(now);
         self.proxy.metrics.connect.observe((now - self.accepted).as_secs_f64());
+    }
+
+    /// The endpoint that is used.
+    pub fn endpoint(&self) -> Option<&Endpoint> {
+        self.in_use.as_ref().map(|in_use| &**in_use.endpoint())
     }
 
     /// The connection ended before a relay began.
@@ -73,12 +79,13 @@ impl Outcome {
         self.error = Some(error.into());
     }
 
-    /// The relay ended.
-    pub fn relayed(&mut self, end: &End) {
+    /// The relay ended; returns why.
+    pub fn relayed(&mut self, end: End) -> Reason {
         self.ended(end.side, end.reason.as_str());
         self.to_upstream = end.to_upstream;
         self.to_client = end.to_client;
         self.upstream = end.upstream.map(|info| (info.rtt, info.total_retrans));
+        end.reason
     }
 }
 
@@ -97,7 +104,7 @@ impl Drop for Outcome {
             id = self.id,
             listener = self.proxy.config.name,
             client = %self.client,
-            endpoint = self.endpoint.map(tracing::field::display),
+            endpoint = self.endpoint().map(|endpoint| tracing::field::display(endpoint.address)),
             pool = self.proxy.config.pool.as_str(),
             connect_ms = connect,
             duration_ms = milliseconds(lifetime),

@@ -1,6 +1,8 @@
 //! The story of one connection: an upstream for it, then the relay, then its account.
 
 use std::future::pending;
+use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tracing::debug;
@@ -8,21 +10,84 @@ use tracing::debug;
 use super::outcome::Outcome;
 use crate::config::Protocol;
 use crate::drain::Phase;
-use crate::mysql::packet::{ErrorCode, err_greeting};
+use crate::mysql::client;
+use crate::mysql::handshake::answer_sequence;
+use crate::mysql::packet::{ErrorCode, err, err_greeting};
 use crate::net::socket;
-use crate::relay::{Counters, Reason, Relay, Side};
+use crate::relay::{Counters, Deadlines, Limits, Parting, Reason, Relay, Side};
+use crate::upstream::Endpoint;
+
+/// What clients are told of a drain.
+const SHUTTING_DOWN: &str = "the bridge is shutting down";
 
 /// Runs a session to its end. What it needs only before the relay is boxed and dropped then, so an
 /// idle session is little more than its relay.
-pub(super) async fn run(mut outcome: Outcome, client: TcpStream) {
-    let Some((client, upstream)) = Box::pin(open(client, &mut outcome)).await else { return };
+#[expect(clippy::manual_async_fn, reason = "an async fn would keep its arguments twice")]
+pub(super) fn run(mut outcome: Outcome, client: TcpStream) -> impl Future<Output = ()> + Send {
+    async move {
+        let Some((client, upstream)) = Box::pin(open(client, &mut outcome)).await else { return };
+        let mut relay = relay(&outcome, client, upstream);
+        let reason = outcome.relayed((&mut relay).await);
+        if let Some(parting) = relay.into_parting() {
+            Box::pin(part(&outcome, parting, reason)).await;
+        }
+    }
+}
+
+fn relay(outcome: &Outcome, client: TcpStream, upstream: TcpStream) -> Relay {
     let proxy = &outcome.proxy;
+    let config = &proxy.config;
     let counters = Counters {
         to_upstream: proxy.metrics.to_upstream.clone(),
         to_client: proxy.metrics.to_client.clone(),
     };
-    let end = Relay::new(client, upstream, counters, proxy.stall_timeout).await;
-    outcome.relayed(&end);
+    let retire = match proxy.upstream.close_vanished_after().is_zero() {
+        true => None,
+        false => outcome.endpoint().map(Endpoint::retire_flag),
+    };
+    let limits = Limits {
+        idle_timeout: config.idle_timeout,
+        retire_at: (!config.max_lifetime.is_zero())
+            .then(|| std::time::Instant::now() + jittered(config.max_lifetime)),
+        retire,
+    };
+    let deadlines = Deadlines { handshake: config.handshake_timeout, reply: config.reply_timeout };
+    let deadlines = (config.protocol == Protocol::Mysql).then_some(deadlines);
+    Relay::new(client, upstream, counters, proxy.stall_timeout, limits, deadlines)
+}
+
+/// A tenth more or less, so that sessions that were opened together do not end together.
+fn jittered(lifetime: Duration) -> Duration {
+    // The keys of a std hasher are random.
+    let random = RandomState::new().hash_one(()) % 2001;
+    lifetime.mul_f64(0.9 + random as f64 / 10_000.0)
+}
+
+/// Ends a MySQL session in which not both sides have spoken.
+///
+/// A client that has sent its HandshakeResponse in plain text is told why. A server that has heard
+/// nothing is told a log-in that fails, or it would count an interrupted handshake.
+async fn part(outcome: &Outcome, parting: Parting, reason: Reason) {
+    let Parting { mut client, upstream, opening } = parting;
+    if !opening.client_has_spoken() {
+        drop(client);
+        client::take_leave(upstream, opening.greeting).await;
+        return;
+    }
+    let (code, message) = match reason {
+        Reason::ReplyTimeout => {
+            let gateway = outcome.proxy.upstream.gateway();
+            let within = humantime::format_duration(outcome.proxy.config.reply_timeout);
+            (ErrorCode::ReplyTimeout, format!("{gateway} did not answer within {within}"))
+        }
+        Reason::Drain => (ErrorCode::Draining, SHUTTING_DOWN.to_owned()),
+        _ => return,
+    };
+    if let Some(sequence) = answer_sequence(&opening.answer) {
+        drop(upstream);
+        let packet = err(sequence, code, &format!("tidegate: {message}"));
+        socket::last_word(&mut client, &packet).await;
+    }
 }
 
 /// Finds an upstream connection; says in an ERR packet why there is none.
@@ -40,9 +105,9 @@ async fn open(client: TcpStream, outcome: &mut Outcome) -> Option<(TcpStream, Tc
     let (code, message) = tokio::select! {
         biased;
         result = proxy.upstream.connect(protocol) => match result {
-            Ok((upstream, endpoint)) => {
-                outcome.connected(endpoint);
-                return Some((client, upstream));
+            Ok(connected) => {
+                outcome.connected(connected.in_use);
+                return Some((client, connected.stream));
             }
             Err(error) => {
                 let message = error.to_string();
@@ -60,7 +125,7 @@ async fn open(client: TcpStream, outcome: &mut Outcome) -> Option<(TcpStream, Tc
         }
         () = proxy.drain.reached(Phase::Closing) => {
             outcome.ended(Side::Tidegate, Reason::Drain.as_str());
-            (ErrorCode::Draining, "the bridge is shutting down".to_owned())
+            (ErrorCode::Draining, SHUTTING_DOWN.to_owned())
         }
     };
     refuse(client, protocol, code, &message).await;

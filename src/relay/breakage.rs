@@ -65,7 +65,7 @@ impl Relay {
         };
         let mut moves = MOVES_PER_POLL;
         if !breakage.delivered {
-            match pump.poll(cx, broken, other, moved, &mut moves) {
+            match pump.poll(cx, broken, other, moved, &mut moves, None) {
                 Poll::Pending => {}
                 Poll::Ready(Ok(()) | Err(Broken::Reader(_))) => breakage.delivered = true,
                 Poll::Ready(Err(Broken::Writer(_))) => {

@@ -12,11 +12,14 @@
 //! moves bytes (`pump`) and how it is woken to be looked at (`watch`) belongs to the thread.
 
 mod breakage;
+mod end;
+mod gone;
+mod opening;
 mod pump;
+mod quiet;
 mod watch;
 
 use std::future::Future;
-use std::io;
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -29,96 +32,16 @@ use tokio::net::TcpStream;
 use crate::net::socket::TcpInfo;
 use breakage::Breakage;
 use pump::{Broken, Pump};
+use quiet::Quiet;
 use watch::Watch;
 
+pub use end::{End, Reason, Side};
+pub use opening::{Deadlines, Opening};
+pub use quiet::Limits;
 pub use watch::look_after;
 
 /// Moves (a read and its write) of a direction in one poll before other sessions get their turn.
 const MOVES_PER_POLL: u32 = 32;
-
-/// Who ended a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// The client.
-    Client,
-    /// The upstream.
-    Upstream,
-    /// The bridge itself.
-    Tidegate,
-}
-
-impl Side {
-    /// The `side` label.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Client => "client",
-            Self::Upstream => "upstream",
-            Self::Tidegate => "tidegate",
-        }
-    }
-}
-
-/// Why a session ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
-    /// The side closed its direction, and in the end both were closed.
-    Eof,
-    /// The side sent an RST.
-    Reset,
-    /// The side stopped answering keepalive probes.
-    Timeout,
-    /// The side did not acknowledge what it was sent for `stall_timeout`.
-    Stalled,
-    /// The path to the side failed.
-    Unreachable,
-    /// The drain timeout passed.
-    Drain,
-    /// Another socket error.
-    Error,
-}
-
-impl Reason {
-    /// The `reason` label.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Eof => "eof",
-            Self::Reset => "reset",
-            Self::Timeout => "timeout",
-            Self::Stalled => "stalled",
-            Self::Unreachable => "unreachable",
-            Self::Drain => "drain",
-            Self::Error => "error",
-        }
-    }
-
-    /// What a socket error says about the peer.
-    pub fn of(error: &io::Error) -> Self {
-        match error.kind() {
-            // A write after the peer's RST or full close fails with EPIPE.
-            io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::BrokenPipe => Self::Reset,
-            io::ErrorKind::TimedOut => Self::Timeout,
-            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Self::Unreachable,
-            _ => Self::Error,
-        }
-    }
-}
-
-/// How a relay ended.
-#[derive(Debug)]
-pub struct End {
-    /// Who was first.
-    pub side: Side,
-    /// How.
-    pub reason: Reason,
-    /// Bytes written to the upstream.
-    pub to_upstream: u64,
-    /// Bytes written to the client.
-    pub to_client: u64,
-    /// The kernel's view of the upstream connection at the end.
-    pub upstream: Option<TcpInfo>,
-}
 
 /// Counters that move while bytes do.
 #[derive(Debug, Clone)]
@@ -157,15 +80,31 @@ pub struct Relay {
     watch: Watch,
     first: Option<(Side, Reason)>,
     breakage: Option<Box<Breakage>>,
+    opening: Option<Box<Opening>>,
+    quiet: Quiet,
+}
+
+/// What is left of a relay that ended before both sides had spoken.
+#[derive(Debug)]
+pub struct Parting {
+    /// The client's connection.
+    pub client: TcpStream,
+    /// The upstream's connection.
+    pub upstream: TcpStream,
+    /// What they said.
+    pub opening: Box<Opening>,
 }
 
 impl Relay {
-    /// A relay between two connected sockets. `stall_timeout` 0 means never.
+    /// A relay between two connected sockets. `stall_timeout` 0 means never. With `deadlines`
+    /// the upstream speaks first, then the client, then the upstream.
     pub fn new(
         client: TcpStream,
         upstream: TcpStream,
         counters: Counters,
         stall_timeout: Duration,
+        limits: Limits,
+        deadlines: Option<Deadlines>,
     ) -> Self {
         Self {
             client: Leg::new(client),
@@ -177,31 +116,54 @@ impl Relay {
             watch: Watch::default(),
             first: None,
             breakage: None,
+            opening: deadlines.map(|deadlines| Box::new(Opening::new(deadlines))),
+            quiet: Quiet::new(limits),
         }
     }
 
+    /// After its end: the sockets, if not both sides had spoken and none had broken.
+    pub fn into_parting(self) -> Option<Parting> {
+        let opening = self.opening?;
+        Some(Parting { client: self.client.stream, upstream: self.upstream.stream, opening })
+    }
+
     /// Moves what can be moved. `Ready(Ok)` when both directions are closed.
-    fn poll_pumps(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), (Side, Reason)>> {
+    fn poll_pumps(
+        &mut self,
+        cx: &mut Context<'_>,
+        client_speaks: bool,
+    ) -> Poll<Result<(), (Side, Reason)>> {
         // One budget each: a busy direction does not hold the other one up.
         let (mut up_moves, mut down_moves) = (MOVES_PER_POLL, MOVES_PER_POLL);
-        let moved = self.to_upstream.bytes() + self.to_client.bytes();
-        let (client, upstream) = (&mut self.client.stream, &mut self.upstream.stream);
-        let up =
-            self.to_upstream.poll(cx, client, upstream, &self.counters.to_upstream, &mut up_moves);
-        let up = self.settle(up, Side::Client, Side::Upstream);
+        let (sent, received) = (self.to_upstream.bytes(), self.to_client.bytes());
+        let mut up = Poll::Pending;
+        if client_speaks {
+            let kept = self.opening.as_mut().map(|opening| &mut opening.answer);
+            let (client, upstream) = (&mut self.client.stream, &mut self.upstream.stream);
+            let moved = &self.counters.to_upstream;
+            let pumped = self.to_upstream.poll(cx, client, upstream, moved, &mut up_moves, kept);
+            up = self.settle(pumped, Side::Client, Side::Upstream);
+        }
         if let Poll::Ready(Err(cause)) = up {
             // The kernel tells a socket's error once, and the write has taken it: the other
             // direction would read an orderly EOF now.
             return Poll::Ready(Err(cause));
         }
+        let kept = self.opening.as_mut().map(|opening| &mut opening.greeting);
         let (client, upstream) = (&mut self.client.stream, &mut self.upstream.stream);
-        let down =
-            self.to_client.poll(cx, upstream, client, &self.counters.to_client, &mut down_moves);
-        let down = self.settle(down, Side::Upstream, Side::Client);
+        let moved = &self.counters.to_client;
+        let pumped = self.to_client.poll(cx, upstream, client, moved, &mut down_moves, kept);
+        let down = self.settle(pumped, Side::Upstream, Side::Client);
+        let (sent, received) =
+            (self.to_upstream.bytes() != sent, self.to_client.bytes() != received);
+        if received && client_speaks {
+            self.opening = None;
+        }
+        self.quiet.moved(sent, received);
         if up_moves == 0 || down_moves == 0 {
             cx.waker().wake_by_ref();
         }
-        if self.to_upstream.bytes() + self.to_client.bytes() != moved {
+        if sent || received {
             self.watch.again();
         }
         match (up, down) {
@@ -243,36 +205,9 @@ impl Relay {
         }
     }
 
-    /// Looks for a side that is gone without a word to the pumps.
-    ///
-    /// That is one that was reset while nothing was read from it, because its direction has ended
-    /// or waits for the other side; or one that leaves what it was sent unanswered for
-    /// `stall_timeout`. `TCP_USER_TIMEOUT` would not do for the latter: it ends live peers that
-    /// pause reading.
-    fn gone(&mut self) -> Option<(Side, Reason)> {
-        let now = Instant::now();
-        let mut unsettled = self.client.closed || self.upstream.closed;
-        for (leg, side) in [(&mut self.client, Side::Client), (&mut self.upstream, Side::Upstream)]
-        {
-            let Ok(info) = TcpInfo::of(&leg.stream) else { continue };
-            if info.is_over() {
-                // None after an orderly end.
-                if let Ok(Some(error)) = leg.stream.take_error() {
-                    return Some((side, Reason::of(&error)));
-                }
-            }
-            let since = unanswered_since(leg.unanswered_since, &info, now);
-            leg.unanswered_since = since;
-            let late = since.is_some_and(|since| now.duration_since(since) >= self.stall_timeout);
-            if late && !self.stall_timeout.is_zero() {
-                return Some((side, Reason::Stalled));
-            }
-            unsettled |= !info.all_acknowledged();
-        }
-        if unsettled {
-            self.watch.again();
-        }
-        None
+    fn break_off(&mut self, cause: (Side, Reason), cx: &mut Context<'_>) -> Poll<End> {
+        self.opening = None;
+        self.poll_breakage(Box::new(Breakage::new(cause)), cx)
     }
 
     /// The account of a session. The first cause counts, but a break after one direction's EOF
@@ -304,29 +239,31 @@ impl Future for Relay {
         if let Some(breakage) = this.breakage.take() {
             return this.poll_breakage(breakage, cx);
         }
-        let gone = if due.check { this.gone() } else { None };
-        let cause = match gone {
-            Some(cause) => cause,
-            None => match ready!(this.poll_pumps(cx)) {
-                Ok(()) => return Poll::Ready(this.end((Side::Client, Reason::Eof))),
-                Err(cause) => cause,
-            },
-        };
-        this.poll_breakage(Box::new(Breakage::new(cause)), cx)
-    }
-}
-
-/// Since when a peer owes an answer, given the last result of the same question.
-fn unanswered_since(last: Option<Instant>, info: &TcpInfo, now: Instant) -> Option<Instant> {
-    if !info.owes_an_answer() {
-        return None;
-    }
-    // The kernel counts in ticks of up to 10 ms.
-    let silent = Duration::from_millis(info.last_ack_recv.into()) + Duration::from_millis(10);
-    match last {
-        Some(since) if now.duration_since(since) <= silent => Some(since),
-        // The first look, or an acknowledgement came in between: the clock starts now.
-        _ => Some(now),
+        let mut client_speaks = true;
+        if let Some(opening) = &mut this.opening {
+            match opening.poll_client(cx, &this.client.stream) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(reason)) => {
+                    return Poll::Ready(this.end((Side::Client, reason)));
+                }
+                Poll::Pending => client_speaks = false,
+            }
+            if let Poll::Ready(cause) = opening.poll_late(cx) {
+                return Poll::Ready(this.end(cause));
+            }
+        }
+        if due.check {
+            if let Some(cause) = this.gone() {
+                return this.break_off(cause, cx);
+            }
+            if let Some(reason) = this.quiet.over() {
+                return Poll::Ready(this.end((Side::Tidegate, reason)));
+            }
+        }
+        match ready!(this.poll_pumps(cx, client_speaks)) {
+            Ok(()) => Poll::Ready(this.end((Side::Client, Reason::Eof))),
+            Err(cause) => this.break_off(cause, cx),
+        }
     }
 }
 
@@ -337,40 +274,5 @@ mod tests {
     #[test]
     fn an_idle_relay_is_small() {
         assert!(size_of::<Relay>() < 512, "{} bytes", size_of::<Relay>());
-    }
-
-    #[test]
-    fn a_peer_is_late_only_when_no_acknowledgement_came_since_the_first_look() {
-        let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let info = |change: fn(&mut TcpInfo)| {
-            let mut info = TcpInfo::default();
-            change(&mut info);
-            info
-        };
-        let lost = |last_ack_recv| {
-            let mut info = info(|info| (info.unacked, info.retransmits) = (1, 3));
-            info.last_ack_recv = last_ack_recv;
-            info
-        };
-        // Acknowledged, or on its way for the first time.
-        let fresh = info(|info| (info.unacked, info.last_ack_recv) = (1, 90_000));
-        assert_eq!(unanswered_since(Some(at(0)), &TcpInfo::default(), at(90)), None);
-        assert_eq!(unanswered_since(Some(at(0)), &fresh, at(90)), None);
-        // A closed window with its probes answered, and with two of them unanswered.
-        let closed = |probes| {
-            let mut info = info(|info| (info.notsent_bytes, info.last_ack_recv) = (1, 90_000));
-            info.probes = probes;
-            info
-        };
-        assert_eq!(unanswered_since(Some(at(0)), &closed(1), at(90)), None);
-        assert_eq!(unanswered_since(Some(at(0)), &closed(2), at(90)), Some(at(0)));
-        // The first look starts the clock, however long the last acknowledgement is ago: before
-        // the write there was nothing to acknowledge.
-        assert_eq!(unanswered_since(None, &lost(600_000), at(5)), Some(at(5)));
-        // Nothing came since.
-        assert_eq!(unanswered_since(Some(at(5)), &lost(605_000), at(10)), Some(at(5)));
-        // Something came 2 s ago, after the first look: it starts again.
-        assert_eq!(unanswered_since(Some(at(5)), &lost(2_000), at(10)), Some(at(10)));
     }
 }

@@ -10,6 +10,8 @@ use prometheus::IntCounter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::opening::keep;
+
 /// Bytes of one read. Bigger ones do not move more per second; smaller ones cost more calls.
 const BUFFER_LEN: usize = 64 * 1024;
 
@@ -45,7 +47,8 @@ impl Pump {
     }
 
     /// Moves bytes until the source is empty, the sink is full, or `moves` are used up (then the
-    /// caller wakes the task). `Ready(Ok)`: the source has ended and all of it is written.
+    /// caller wakes the task). `Ready(Ok)`: the source has ended and all of it is written. The
+    /// beginning of what is read goes to `kept` as well.
     pub fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -53,6 +56,7 @@ impl Pump {
         to: &mut TcpStream,
         moved: &IntCounter,
         moves: &mut u32,
+        mut kept: Option<&mut Vec<u8>>,
     ) -> Poll<Result<(), Broken>> {
         ready!(self.flush(cx, to, moved))?;
         if self.ended {
@@ -66,6 +70,9 @@ impl Pump {
                 if chunk.filled().is_empty() {
                     self.ended = true;
                     return Poll::Ready(Ok(()));
+                }
+                if let Some(kept) = kept.as_deref_mut() {
+                    keep(kept, chunk.filled());
                 }
                 let written = self.write(cx, to, chunk.filled(), moved)?;
                 if written < chunk.filled().len() {

@@ -101,11 +101,16 @@ impl Drop for Watch {
 }
 
 /// Wakes this thread's relays when they are due. Runs until the bridge closes.
-pub async fn look_after(drain: Drain, stall_timeout: Duration) {
-    let period = match stall_timeout {
+///
+/// `by_the_second`: sessions may have to end at a quiet second.
+pub async fn look_after(drain: Drain, stall_timeout: Duration, by_the_second: bool) {
+    let mut period = match stall_timeout {
         Duration::ZERO => WITHOUT_TIMEOUT,
         timeout => timeout / CHECKS_PER_TIMEOUT,
     };
+    if by_the_second {
+        period = period.min(Duration::from_secs(1));
+    }
     let rounds = async {
         let mut every = interval(period);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -1,15 +1,23 @@
-//! Where a listener forwards to: a gateway's name, the addresses behind it, a way to one of them.
+//! Where a listener forwards to: a gateway's name, the endpoints behind it, a way to one of them.
 //!
-//! Background loops: [`Upstream::keep_resolved`], one per upstream, on the control runtime.
+//! Background loops: [`Upstream::keep_resolved`], one per upstream, on the control runtime; and the
+//! dials that lost a race, each until it ends.
 
+mod dial;
+mod endpoint;
+mod error;
+mod guard;
+mod health;
+#[cfg(test)]
+mod learn_tests;
+mod pick;
 mod resolver;
 
-use std::fmt;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Mutex, PoisonError};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -18,55 +26,54 @@ use tracing::{info, warn};
 use crate::config::{self, Protocol, Tcp};
 use crate::log::Chain;
 use crate::metrics::UpstreamMetrics;
-use crate::net::connect::{ConnectError, connect, greeted};
+use dial::Dialler;
+use endpoint::EndpointState;
+use health::Standing;
+use pick::Candidate;
 use resolver::{Answer, Family, LookupError, Resolver};
+
+pub use endpoint::{Endpoint, InUse};
+pub use error::Unreachable;
 
 /// Pause after a failed look-up; doubled up to [`LONGEST_RETRY`] while it goes on failing.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
-/// Failed addresses that an error names; a client shows about 500 bytes of it.
-const NAMED_FAILURES: usize = 3;
+/// The same while no address is known: clients are waiting.
+const LONGEST_RETRY_UNRESOLVED: Duration = Duration::from_secs(5);
+/// How often vanished endpoints are looked at when their sessions are to be closed.
+const VANISHED_EVERY: Duration = Duration::from_secs(1);
 
 /// One `[upstream.NAME]` at work; shared by all threads.
 #[derive(Debug)]
 pub struct Upstream {
     config: config::Upstream,
     tcp: Tcp,
-    metrics: UpstreamMetrics,
+    metrics: Arc<UpstreamMetrics>,
     known: watch::Sender<Known>,
-    last_answered: Mutex<Option<SocketAddr>>,
+    /// Left the answer while sessions used them.
+    vanished: Mutex<Vec<Arc<Endpoint>>>,
+    turn: AtomicUsize,
+    panicking: AtomicBool,
 }
 
 /// What is known of the gateway's name.
 #[derive(Debug, Clone, Default)]
 struct Known {
     /// The last good answer; never emptied by a failed or an empty one.
-    addresses: Vec<SocketAddr>,
+    endpoints: Vec<Arc<Endpoint>>,
     /// When it is asked again.
     valid_until: Option<Instant>,
     /// Why the last look-up failed, if it did.
     error: Option<String>,
 }
 
-/// Why no address of a gateway could be had.
-#[derive(Debug, Error)]
-pub enum Unreachable {
-    /// No address is known.
-    #[error("cannot reach {gateway}: {cause}")]
-    Unresolved {
-        /// The gateway, with its port.
-        gateway: String,
-        /// What the resolver said.
-        cause: String,
-    },
-    /// Every address was tried, or the time was up.
-    #[error("cannot reach {gateway}: {}", Failures(.failures))]
-    NoAnswer {
-        /// The gateway, with its port.
-        gateway: String,
-        /// The addresses in the order they were tried.
-        failures: Vec<(SocketAddr, ConnectError)>,
-    },
+/// An upstream connection in hand.
+#[derive(Debug)]
+pub struct Connected {
+    /// The connection; with `Protocol::Mysql` its greeting is there to be read.
+    pub stream: TcpStream,
+    /// Counts for the endpoint's sessions until it is dropped.
+    pub in_use: InUse,
 }
 
 /// The state of an upstream at one moment, for the status page.
@@ -76,33 +83,29 @@ pub struct Snapshot {
     pub name: String,
     /// Its gateway.
     pub gateway: String,
-    /// The addresses in use.
-    pub addresses: Vec<SocketAddr>,
+    /// Its endpoints in the order of the answer, then those that left it.
+    pub endpoints: Vec<endpoint::Snapshot>,
     /// Seconds until the name is looked up again; `None` for a literal.
     pub ttl_left_seconds: Option<u64>,
     /// Why the last look-up failed, if it did.
     pub dns_error: Option<String>,
 }
 
-impl Unreachable {
-    /// Whether the bridge itself is to blame: it lacks descriptors, ports or memory.
-    pub fn is_local(&self) -> bool {
-        match self {
-            Self::Unresolved { .. } => false,
-            Self::NoAnswer { failures, .. } => {
-                failures.iter().any(|(_, error)| matches!(error, ConnectError::Local(_)))
-            }
-        }
-    }
-}
-
 impl Upstream {
     /// An upstream; a literal is known at once, a name after [`Self::keep_resolved`] has asked.
     pub fn new(config: config::Upstream, tcp: Tcp, metrics: UpstreamMetrics) -> Self {
-        let addresses: Vec<_> = config.gateway.literal().into_iter().collect();
-        metrics.endpoints.set(addresses.len() as i64);
-        let known = watch::Sender::new(Known { addresses, ..Known::default() });
-        Self { config, tcp, metrics, known, last_answered: Mutex::new(None) }
+        let label: Arc<str> = config.name.as_str().into();
+        let literal = config.gateway.literal().map(|address| Endpoint::new(label, address));
+        let known = Known { endpoints: literal.into_iter().collect(), ..Known::default() };
+        Self {
+            config,
+            tcp,
+            metrics: Arc::new(metrics),
+            known: watch::Sender::new(known),
+            vanished: Mutex::default(),
+            turn: AtomicUsize::new(0),
+            panicking: AtomicBool::new(false),
+        }
     }
 
     /// Its name in the configuration.
@@ -117,19 +120,31 @@ impl Upstream {
 
     /// Whether an address is known.
     pub fn is_resolved(&self) -> bool {
-        !self.known.borrow().addresses.is_empty()
+        !self.known.borrow().endpoints.is_empty()
     }
 
-    /// The state now.
+    /// How long after its address has left the answer a session is closed; 0: never.
+    pub fn close_vanished_after(&self) -> Duration {
+        self.config.close_vanished_after
+    }
+
+    /// The state now; the endpoints' metrics are brought up to it.
     pub fn snapshot(&self) -> Snapshot {
-        let known = self.known.borrow();
+        let known = self.known.borrow().clone();
+        let mut endpoints = known.endpoints;
+        endpoints.extend(self.vanished().iter().cloned());
+        let endpoints: Vec<_> = endpoints.iter().map(|endpoint| endpoint.snapshot()).collect();
+        for state in [EndpointState::Healthy, EndpointState::Ejected, EndpointState::Vanished] {
+            let count = endpoints.iter().filter(|endpoint| endpoint.state == state).count();
+            self.metrics.endpoints(state.as_str(), count);
+        }
         let left = |until: Instant| until.saturating_duration_since(Instant::now()).as_secs();
         Snapshot {
             name: self.config.name.clone(),
             gateway: self.config.gateway.to_string(),
-            addresses: known.addresses.clone(),
+            endpoints,
             ttl_left_seconds: known.valid_until.map(left),
-            dns_error: known.error.clone(),
+            dns_error: known.error,
         }
     }
 
@@ -143,7 +158,7 @@ impl Upstream {
         let resolver = Resolver::new(nameservers, &self.config.gateway.host);
         let mut retry = FIRST_RETRY;
         loop {
-            let result = resolver.lookup().await;
+            let result = resolver.lookup().await.and_then(|answer| self.guard(answer));
             self.metrics.looked_up(match &result {
                 Ok(Answer { missing: None, .. }) => "ok",
                 Ok(_) => "partial",
@@ -157,178 +172,178 @@ impl Upstream {
                 Err(error) => {
                     let pause = retry;
                     self.miss(&error, pause);
-                    retry = (retry * 2).min(LONGEST_RETRY);
+                    retry = (retry * 2).min(match self.is_resolved() {
+                        true => LONGEST_RETRY,
+                        false => LONGEST_RETRY_UNRESOLVED,
+                    });
                     pause
                 }
             };
-            sleep(pause).await;
+            self.wait(pause).await;
         }
     }
 
-    /// Takes an answer over and tells how long it holds. A family that could not be asked keeps
-    /// the addresses that are known of it, and is asked again soon.
+    /// Sleeps; meanwhile sees to it that sessions of vanished endpoints end when they shall.
+    async fn wait(&self, pause: Duration) {
+        let until = Instant::now() + pause;
+        while !self.config.close_vanished_after.is_zero() && Instant::now() < until {
+            for endpoint in self.vanished().iter() {
+                endpoint.retire_when_gone_for(self.config.close_vanished_after);
+            }
+            sleep(VANISHED_EVERY.min(until.saturating_duration_since(Instant::now()))).await;
+        }
+        sleep(until.saturating_duration_since(Instant::now())).await;
+    }
+
+    fn guard(&self, answer: Answer) -> Result<Answer, LookupError> {
+        if !self.config.require_private {
+            return Ok(answer);
+        }
+        match guard::private_only(answer.addresses, &self.config.private_cidrs) {
+            Ok(addresses) => Ok(Answer { addresses, ..answer }),
+            Err(public) => Err(LookupError::Public(self.config.gateway.host.clone(), public)),
+        }
+    }
+
+    /// Takes an answer over and tells when to ask again: shortly before it expires. A family that
+    /// could not be asked keeps the addresses that are known of it, and is asked again soon.
     fn learn(&self, answer: Answer) -> Duration {
-        let port = self.config.gateway.port;
         let ttl = match answer.missing {
             None => answer.ttl.clamp(self.config.min_ttl, self.config.max_ttl),
             Some(_) => self.config.min_ttl,
         };
+        let mut vanished = self.vanished();
         self.known.send_modify(|known| {
-            let kept = known.addresses.iter().map(SocketAddr::ip);
+            let kept = known.endpoints.iter().map(|endpoint| endpoint.address.ip());
             let kept = kept.filter(|ip| Some(Family::of(*ip)) == answer.missing);
-            let mut ips: Vec<IpAddr> = answer.addresses.iter().copied().chain(kept).collect();
+            let mut ips: Vec<_> = answer.addresses.iter().copied().chain(kept).collect();
             ips.sort_by_key(|ip| !ip.is_ipv4());
-            let addresses: Vec<_> = ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect();
-            self.metrics.endpoints.set(addresses.len() as i64);
-            if known.addresses != addresses {
-                let upstream = &self.config.name;
-                info!(%upstream, host = self.config.gateway.host, ?addresses, ?ttl, "resolved");
-            } else if known.error.is_some() {
-                info!(upstream = self.config.name, "the name resolves again");
+            let mut before = std::mem::take(&mut known.endpoints);
+            let changed = ips.len() != before.len()
+                || before.iter().zip(&ips).any(|(endpoint, ip)| endpoint.address.ip() != *ip);
+            before.append(&mut vanished);
+            let label: Arc<str> = self.config.name.as_str().into();
+            for ip in ips {
+                let address = SocketAddr::new(ip, self.config.gateway.port);
+                // An endpoint that stays, or comes back, keeps what is known of it.
+                let at = before.iter().position(|endpoint| endpoint.address == address);
+                let endpoint = match at {
+                    Some(at) => before.remove(at),
+                    None => Endpoint::new(label.clone(), address),
+                };
+                endpoint.set_vanished(false);
+                known.endpoints.push(endpoint);
             }
-            *known = Known { addresses, valid_until: Some(Instant::now() + ttl), error: None };
+            before.retain(|endpoint| endpoint.sessions() > 0);
+            before.iter().for_each(|endpoint| endpoint.set_vanished(true));
+            *vanished = before;
+            let addresses = known.endpoints.iter().map(|endpoint| endpoint.address);
+            if changed {
+                let addresses: Vec<_> = addresses.collect();
+                info!(
+                    upstream = self.name(),
+                    host = self.config.gateway.host,
+                    ?addresses,
+                    ?ttl,
+                    "resolved"
+                );
+            } else if known.error.is_some() {
+                info!(upstream = self.name(), "the name resolves again");
+            }
+            known.valid_until = Some(Instant::now() + ttl);
+            known.error = None;
         });
-        ttl
+        ttl - ttl / 10
     }
 
     fn miss(&self, error: &LookupError, retry: Duration) {
         let cause = Chain(error).to_string();
         self.known.send_modify(|known| {
             if known.error.as_ref() != Some(&cause) {
-                let kept = known.addresses.len();
-                warn!(upstream = self.config.name, cause, kept, "cannot resolve the gateway");
+                let kept = known.endpoints.len();
+                warn!(upstream = self.name(), cause, kept, "cannot resolve the gateway");
             }
             known.error = Some(cause);
             known.valid_until = Some(Instant::now() + retry);
         });
     }
 
-    /// Connects to the gateway: the addresses in turn, the one that answered last first.
+    /// Connects to the gateway: its endpoints in order, staggered, until one has answered.
     ///
-    /// With `Protocol::Mysql` an address has answered when the first byte of its greeting is
+    /// With `Protocol::Mysql` an endpoint has answered when the first byte of its greeting is
     /// there to be read: a load balancer without a target accepts and then closes. So the next one
     /// is tried before the client has seen a byte.
-    pub async fn connect(
-        &self,
-        protocol: Protocol,
-    ) -> Result<(TcpStream, SocketAddr), Unreachable> {
-        let deadline = Instant::now() + self.config.dial_deadline;
-        let addresses = self.addresses(deadline).await?;
-        let mut failures = Vec::new();
-        for (at, address) in addresses.iter().enumerate() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            // A server may take its time for a greeting; it has all there is when no other is left.
-            let patience = match at + 1 == addresses.len() {
-                true => left,
-                false => left.min(self.config.connect_timeout),
-            };
-            match self
-                .dial(*address, protocol, left.min(self.config.connect_timeout), patience)
-                .await
-            {
-                Ok(stream) => {
-                    let mut last =
-                        self.last_answered.lock().unwrap_or_else(PoisonError::into_inner);
-                    *last = Some(*address);
-                    return Ok((stream, *address));
-                }
-                Err(error) => {
-                    self.metrics.dial_failed(error.as_str());
-                    failures.push((*address, error));
-                }
-            }
-        }
-        Err(Unreachable::NoAnswer { gateway: self.config.gateway.to_string(), failures })
-    }
-
-    async fn dial(
-        &self,
-        address: SocketAddr,
-        protocol: Protocol,
-        connect_within: Duration,
-        answer_within: Duration,
-    ) -> Result<TcpStream, ConnectError> {
+    pub async fn connect(&self, protocol: Protocol) -> Result<Connected, Unreachable> {
         let started = Instant::now();
-        let stream = connect(address, &self.tcp, connect_within).await?;
-        if protocol == Protocol::Mysql {
-            greeted(&stream, answer_within.saturating_sub(started.elapsed())).await?;
+        let deadline = started + self.config.dial_deadline;
+        let endpoints = self.ordered(deadline).await?;
+        let dialler = Dialler {
+            tcp: self.tcp.clone(),
+            protocol,
+            connect_timeout: self.config.connect_timeout,
+            started,
+            deadline,
+            metrics: self.metrics.clone(),
+        };
+        match dialler.race(endpoints).await {
+            Ok((stream, endpoint)) => Ok(Connected { stream, in_use: endpoint.lend() }),
+            Err(failures) => Err(Unreachable::NoAnswer {
+                gateway: self.config.gateway.to_string(),
+                failures: failures
+                    .into_iter()
+                    .map(|(endpoint, error)| (endpoint.address, error))
+                    .collect(),
+            }),
         }
-        self.metrics.dial.observe(started.elapsed().as_secs_f64());
-        Ok(stream)
     }
 
-    /// The addresses in the order to try them. Waits for the first look-up, not for later ones.
-    async fn addresses(&self, deadline: Instant) -> Result<Vec<SocketAddr>, Unreachable> {
+    /// The endpoints in the order to try them. Waits for the first look-up, not for later ones.
+    async fn ordered(&self, deadline: Instant) -> Result<Vec<Arc<Endpoint>>, Unreachable> {
         let mut receiver = self.known.subscribe();
         let settled =
-            receiver.wait_for(|known| !known.addresses.is_empty() || known.error.is_some());
+            receiver.wait_for(|known| !known.endpoints.is_empty() || known.error.is_some());
         let left = deadline.saturating_duration_since(Instant::now());
         let unresolved = |cause: &str| Unreachable::Unresolved {
             gateway: self.config.gateway.to_string(),
             cause: cause.to_owned(),
         };
-        let mut addresses = match timeout(left, settled).await {
-            Ok(Ok(known)) if !known.addresses.is_empty() => known.addresses.clone(),
+        let endpoints = match timeout(left, settled).await {
+            Ok(Ok(known)) if !known.endpoints.is_empty() => known.endpoints.clone(),
             Ok(Ok(known)) => return Err(unresolved(known.error.as_deref().unwrap_or_default())),
             // The sender lives as long as `self`.
             Ok(Err(_)) | Err(_) => return Err(unresolved("no DNS server has answered yet")),
         };
-        let last = *self.last_answered.lock().unwrap_or_else(PoisonError::into_inner);
-        // Stable: the others keep the order of the answer.
-        addresses.sort_by_key(|address| Some(*address) != last);
-        Ok(addresses)
+        let candidates: Vec<_> = endpoints
+            .iter()
+            .map(|endpoint| Candidate {
+                standing: endpoint.standing(),
+                preferred: self
+                    .config
+                    .prefer_cidrs
+                    .iter()
+                    .any(|network| network.contains(&endpoint.address.ip())),
+                sessions: endpoint.sessions(),
+            })
+            .collect();
+        self.tell_panic(candidates.iter().all(|one| one.standing == Standing::Ejected));
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let order = pick::order(&candidates, self.config.balance, turn);
+        Ok(order.into_iter().map(|at| endpoints[at].clone()).collect())
     }
-}
 
-struct Failures<'f>(&'f [(SocketAddr, ConnectError)]);
-
-impl fmt::Display for Failures<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, (address, error)) in self.0.iter().take(NAMED_FAILURES).enumerate() {
-            let separator = if at == 0 { "" } else { "; " };
-            write!(f, "{separator}{address}: {error}")?;
+    /// Says once that no endpoint is healthy, and once that one is again.
+    fn tell_panic(&self, all_ejected: bool) {
+        if self.panicking.swap(all_ejected, Ordering::Relaxed) != all_ejected {
+            match all_ejected {
+                true => warn!(upstream = self.name(), "every endpoint is ejected: trying all"),
+                false => info!(upstream = self.name(), "not every endpoint is ejected any more"),
+            }
         }
-        match self.0.len().saturating_sub(NAMED_FAILURES) {
-            0 => Ok(()),
-            more => write!(f, "; and {more} more"),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config;
-    use crate::metrics::Metrics;
-
-    #[tokio::test]
-    async fn a_family_that_could_not_be_asked_keeps_its_addresses_and_is_asked_again_soon() {
-        let upstream = upstream();
-        let long = Duration::from_secs(120);
-        let answer = |ips: &[&str], missing| Answer {
-            addresses: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
-            ttl: long,
-            missing,
-        };
-        let known = || -> Vec<String> {
-            upstream.snapshot().addresses.iter().map(|address| address.ip().to_string()).collect()
-        };
-
-        assert_eq!(upstream.learn(answer(&["10.0.0.1", "fd00::1"], None)), long);
-        let ttl = upstream.learn(answer(&["fd00::2"], Some(Family::V4)));
-        assert_eq!(ttl, upstream.config.min_ttl);
-        assert_eq!(known(), ["10.0.0.1", "fd00::2"]);
-
-        upstream.learn(answer(&["fd00::3"], None));
-        assert_eq!(known(), ["fd00::3"], "an answer that has none is an answer");
     }
 
-    fn upstream() -> Upstream {
-        let config = config::parse("[upstream.gw]\ngateway = \"gw.test\"\n", "test").unwrap();
-        let metrics = Metrics::new().upstream("gw");
-        Upstream::new(config.upstreams[0].clone(), config.tcp, metrics)
+    fn vanished(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Endpoint>>> {
+        let mut vanished = self.vanished.lock().unwrap_or_else(PoisonError::into_inner);
+        vanished.retain(|endpoint| endpoint.sessions() > 0);
+        vanished
     }
 }

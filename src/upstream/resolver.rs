@@ -1,16 +1,16 @@
 //! Asks DNS for a gateway's addresses.
 //!
-//! hickory does the asking: servers, search domains, the hosts file, CNAME chains, truncation. Its
-//! cache is off, because how long an answer holds is decided by [`super::Upstream`].
+//! hickory does the asking: search domains, the hosts file, CNAME chains, truncation. Which of several
+//! servers is asked when is decided here, and how long an answer holds by [`super::Upstream`]: its
+//! cache is off.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::panic::resume_unwind;
 use std::pin::pin;
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{
-    NameServerConfig, ResolverConfig, ResolverOpts, ServerOrderingStrategy,
-};
+use hickory_resolver::config::{NameServerConfig, ResolverConfig, ResolverOpts};
 use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
@@ -18,10 +18,15 @@ use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{RData, RecordType};
 use hickory_resolver::system_conf::read_system_conf;
 use thiserror::Error;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-/// Time for one server to answer one query, and how often it is asked again.
-const QUERY: (Duration, usize) = (Duration::from_secs(2), 2);
+/// Time for one server to answer one query. Within it hickory sends a datagram up to three times and
+/// takes an answer to any of them.
+const QUERY: Duration = Duration::from_secs(3);
+
+/// How long a server may be silent before the next one is asked as well.
+const NEXT_SERVER: Duration = Duration::from_millis(500);
 
 /// Time that the look-up of one address type gets after the other has answered.
 const OTHER_TYPE: Duration = Duration::from_secs(1);
@@ -78,12 +83,21 @@ pub(super) enum LookupError {
     NoSuchName(String),
     #[error("{0} has neither A nor AAAA records")]
     NoAddress(String),
-    #[error("the DNS server refused to resolve {0} ({1})")]
+    #[error("the DNS server could not resolve {0} ({code})", code = code_name(*.1))]
     Refused(String, ResponseCode),
     #[error("no DNS server answered for {0} in time")]
     Timeout(String),
+    /// Without its source, which depends on the bytes: a cause that stays is logged once.
+    #[error("the answer of the DNS server for {0} is malformed")]
+    Malformed(String),
     #[error("cannot resolve {0}")]
     Failed(String, #[source] NetError),
+    #[error(
+        "{0} resolves to the public address {1}: the endpoint's private DNS is not enabled here; \
+         enable private DNS names on the VPC endpoint, and enableDnsSupport and enableDnsHostnames \
+         on the VPC, or set require_private = false"
+    )]
+    Public(String, Ipv4Addr),
     #[error("cannot resolve {0}: the resolver panicked")]
     Panicked(String),
     #[error("/etc/resolv.conf is of no use")]
@@ -99,8 +113,10 @@ impl LookupError {
             Self::Refused(_, ResponseCode::ServFail) => "servfail",
             Self::Refused(..) => "refused",
             Self::Timeout(_) => "timeout",
+            Self::Malformed(_) => "malformed",
             Self::Failed(..) | Self::Panicked(_) => "error",
             Self::System(_) => "no_server",
+            Self::Public(..) => "public",
         }
     }
 
@@ -114,8 +130,20 @@ impl LookupError {
             },
             NetError::Dns(DnsError::ResponseCode(code)) => Self::Refused(host, code),
             NetError::Timeout => Self::Timeout(host),
+            NetError::Proto(_) | NetError::Truncated => Self::Malformed(host),
             other => Self::Failed(host, other),
         }
+    }
+}
+
+/// As `dig` and the servers' logs call it.
+fn code_name(code: ResponseCode) -> String {
+    match code {
+        ResponseCode::FormErr => "FORMERR".into(),
+        ResponseCode::ServFail => "SERVFAIL".into(),
+        ResponseCode::NotImp => "NOTIMP".into(),
+        ResponseCode::Refused => "REFUSED".into(),
+        other => other.to_string(),
     }
 }
 
@@ -142,9 +170,9 @@ impl Resolver {
     }
 
     async fn ask(&self) -> Result<Answer, LookupError> {
-        let resolver = self.build()?;
-        let v4 = resolver.lookup(self.host.as_str(), RecordType::A);
-        let v6 = resolver.lookup(self.host.as_str(), RecordType::AAAA);
+        let servers = self.servers()?;
+        let v4 = first_answer(&servers, &self.host, RecordType::A);
+        let v6 = first_answer(&servers, &self.host, RecordType::AAAA);
         let (v4, v6) = both(v4, v6).await;
         let mut answer = Answer { addresses: Vec::new(), ttl: Duration::MAX, missing: None };
         let mut none = None;
@@ -152,10 +180,7 @@ impl Resolver {
         for (family, lookup) in [(Family::V4, v4), (Family::V6, v6)] {
             match lookup {
                 Some(Ok(lookup)) => answer.add(&lookup),
-                // The name or the type does not exist: an answer, not a failure.
-                Some(Err(error)) if error.is_no_records_found() && !is_refusal(&error) => {
-                    none = none.or(Some(error));
-                }
+                Some(Err(error)) if says_none(&error) => none = none.or(Some(error)),
                 Some(Err(error)) => {
                     answer.missing = Some(family);
                     failed = failed.or(Some(error));
@@ -172,32 +197,76 @@ impl Resolver {
         }
     }
 
-    /// A resolver for one look-up: built anew, so that a change of `/etc/resolv.conf` or of the
-    /// hosts file is seen.
-    fn build(&self) -> Result<TokioResolver, LookupError> {
+    /// A resolver for each DNS server, in the order to ask them. They last for one look-up: built
+    /// anew, they see a change of `/etc/resolv.conf` or of the hosts file.
+    fn servers(&self) -> Result<Vec<TokioResolver>, LookupError> {
         let (config, mut options) = match self.nameservers.as_slice() {
             [] => read_system_conf().map_err(LookupError::System)?,
             servers => {
                 let servers = servers.iter().copied().map(name_server).collect();
-                let mut options = ResolverOpts::default();
-                (options.timeout, options.attempts) = QUERY;
-                (ResolverConfig::from_name_servers(servers), options)
+                (ResolverConfig::from_name_servers(servers), ResolverOpts::default())
             }
         };
+        // The system may ask for less patience, not for more: clients may be waiting for the first
+        // look-up.
+        options.timeout = options.timeout.min(QUERY);
+        // What failed is asked for again by the next server, and by the next look-up.
+        options.attempts = 0;
         options.cache_size = 0;
-        options.server_ordering_strategy = ServerOrderingStrategy::UserProvidedOrder;
-        TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
-            .with_options(options)
-            .build()
-            .map_err(LookupError::System)
+        let (domain, search, servers) = config.into_parts();
+        let alone = |server| {
+            let config = ResolverConfig::from_parts(domain.clone(), search.clone(), vec![server]);
+            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+                .with_options(options.clone())
+                .build()
+                .map_err(LookupError::System)
+        };
+        servers.into_iter().map(alone).collect()
     }
 }
 
-/// hickory reports SERVFAIL and REFUSED without records as "no records found".
-fn is_refusal(error: &NetError) -> bool {
+/// Asks the servers in their order and takes the first answer, also if it is that there is nothing.
+/// The next one is asked when one has failed or was silent for [`NEXT_SERVER`].
+///
+/// hickory would ask several servers by itself, but takes a SERVFAIL, a REFUSED or garbage from one
+/// of them for the answer of all.
+async fn first_answer(
+    servers: &[TokioResolver],
+    host: &str,
+    kind: RecordType,
+) -> Result<Lookup, NetError> {
+    let mut waiting = servers.iter().enumerate();
+    let mut asked = JoinSet::new();
+    let mut failures = Vec::new();
+    loop {
+        if let Some((rank, server)) = waiting.next() {
+            let (server, host) = (server.clone(), host.to_owned());
+            asked.spawn(async move { (rank, server.lookup(host, kind).await) });
+        }
+        let patience = if waiting.len() > 0 { NEXT_SERVER } else { Duration::MAX };
+        match timeout(patience, asked.join_next()).await {
+            Err(_) => {}
+            Ok(Some(Ok((_, Ok(lookup))))) => return Ok(lookup),
+            Ok(Some(Ok((_, Err(error))))) if says_none(&error) => return Err(error),
+            Ok(Some(Ok((rank, Err(error))))) => failures.push((rank, error)),
+            // Nobody cancels them: it has panicked.
+            Ok(Some(Err(panicked))) => resume_unwind(panicked.into_panic()),
+            Ok(None) => return Err(most_telling(failures)),
+        }
+    }
+}
+
+/// What failed with the first server, unless that is silence and another one has said something.
+fn most_telling(mut failures: Vec<(usize, NetError)>) -> NetError {
+    failures.sort_by_key(|(rank, error)| (matches!(error, NetError::Timeout), *rank));
+    failures.into_iter().next().map_or(NetError::NoConnections, |(_, error)| error)
+}
+
+/// Whether the name or the type does not exist: an answer, not a failure.
+fn says_none(error: &NetError) -> bool {
     match error {
         NetError::Dns(DnsError::NoRecordsFound(none)) => {
-            !matches!(none.response_code, ResponseCode::NoError | ResponseCode::NXDomain)
+            matches!(none.response_code, ResponseCode::NoError | ResponseCode::NXDomain)
         }
         _ => false,
     }

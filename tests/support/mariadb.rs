@@ -12,6 +12,7 @@ use std::time::Duration;
 use mysql_async::{Conn, Opts, OptsBuilder};
 use tempfile::TempDir;
 
+use super::namespace::Namespace;
 use super::process::{Process, command, installed, succeed};
 use super::tcp::free_port;
 use super::{PATIENCE, skip, until};
@@ -25,12 +26,22 @@ pub struct MariaDb {
     pub certificates: Certificates,
     process: Mutex<Option<Process>>,
     options: Vec<String>,
+    namespace: Option<Arc<Namespace>>,
     dir: TempDir,
 }
 
 impl MariaDb {
     /// Starts a server; nothing, with the reason printed, where MariaDB is not installed.
     pub fn start(options: &[&str]) -> Option<Self> {
+        Self::start_where(options, None)
+    }
+
+    /// As [`Self::start`], at all addresses of a namespace, and with these lines for `/etc/hosts`.
+    pub fn start_inside(namespace: &Arc<Namespace>, hosts: &str, options: &[&str]) -> Option<Self> {
+        Self::start_where(options, Some((Arc::clone(namespace), hosts)))
+    }
+
+    fn start_where(options: &[&str], place: Option<(Arc<Namespace>, &str)>) -> Option<Self> {
         for (program, package) in
             [("mariadbd", "mariadb-server"), ("mariadb", "mariadb-client"), ("openssl", "openssl")]
         {
@@ -49,11 +60,16 @@ impl MariaDb {
         fs::create_dir(&tmp).unwrap();
         fs::set_permissions(&tmp, fs::Permissions::from_mode(0o1777)).unwrap();
         install(dir.path());
+        let namespace = place.map(|(namespace, hosts)| {
+            fs::write(dir.path().join("hosts"), hosts).unwrap();
+            namespace
+        });
         let mut server = Self {
             port: 0,
             certificates,
             process: Mutex::new(None),
             options: options.iter().map(|option| option.to_string()).collect(),
+            namespace,
             dir,
         };
         // Between finding a port and using it somebody else may take it.
@@ -99,7 +115,12 @@ impl MariaDb {
                 let log = fs::read_to_string(self.dir.path().join("data/error.log"));
                 return Some(Err(log.unwrap_or_default()));
             }
-            greets(self.address()).then_some(Ok(()))
+            let looks = || greets(self.address());
+            let greets = match &self.namespace {
+                Some(namespace) => namespace.enter(looks),
+                None => looks(),
+            };
+            greets.then_some(Ok(()))
         })?;
         *self.process.lock().unwrap() = Some(process);
         Ok(())
@@ -107,16 +128,23 @@ impl MariaDb {
 
     /// The command-line client at `port`, which may be ours or a bridge's; the caller adds the rest.
     pub fn client(&self, port: u16) -> Command {
-        let mut client = command("mariadb");
+        let client = match &self.namespace {
+            Some(namespace) => namespace.command("mariadb"),
+            None => command("mariadb"),
+        };
+        Self::client_to(client, SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+    }
+
+    /// The command-line client in a namespace that need not be the server's.
+    pub fn client_inside(&self, namespace: &Namespace, to: SocketAddr) -> Command {
+        Self::client_to(namespace.command("mariadb"), to)
+    }
+
+    fn client_to(mut client: Command, to: SocketAddr) -> Command {
+        client.args(["--no-defaults", "--protocol=tcp", "--batch", "--skip-column-names"]);
         client.args([
-            "--no-defaults",
-            "--protocol=tcp",
-            "--host=127.0.0.1",
-            "--batch",
-            "--skip-column-names",
-        ]);
-        client.args([
-            &format!("--port={port}"),
+            &format!("--host={}", to.ip()),
+            &format!("--port={}", to.port()),
             &format!("--user={USER}"),
             &format!("--password={PASSWORD}"),
         ]);
@@ -156,7 +184,16 @@ impl MariaDb {
 
     fn command(&self) -> Command {
         let path = |name: &str| self.dir.path().join(name).to_str().unwrap().to_owned();
-        let mut server = as_server_user("mariadbd");
+        let mut server = match &self.namespace {
+            None => command("setpriv"),
+            Some(namespace) => {
+                let mut server = namespace.command("unshare");
+                server.args(["--mount", "sh", "-c", BIND_HOSTS_AND_RUN, "sh", &path("hosts")]);
+                server.arg("setpriv");
+                server
+            }
+        };
+        as_server_user(&mut server);
         server.args([
             "--no-defaults".into(),
             format!("--datadir={}", path("data")),
@@ -169,7 +206,10 @@ impl MariaDb {
             format!("--ssl-ca={}", self.certificates.ca.display()),
             format!("--ssl-cert={}", self.certificates.server.display()),
             format!("--ssl-key={}", self.certificates.key.display()),
-            "--bind-address=127.0.0.1".into(),
+            match self.namespace {
+                None => "--bind-address=127.0.0.1".into(),
+                Some(_) => "--bind-address=0.0.0.0".into(),
+            },
             "--skip-networking=0".into(),
             "--skip-name-resolve".into(),
             "--local-infile=1".into(),
@@ -266,15 +306,18 @@ fn install(dir: &Path) {
     fs::write(dir.join("init.sql"), init).unwrap();
 }
 
+/// Lays the file `$1` over `/etc/hosts` and becomes the rest of the command.
+const BIND_HOSTS_AND_RUN: &str = r#"mount --bind "$1" /etc/hosts && shift && exec "$@""#;
+
+/// Adds the server to a command that ends in `setpriv`.
+///
 /// The server refuses to run as root. It does not change its user itself here: that would clear the
 /// signal that ends it with the test process.
-fn as_server_user(program: &str) -> Command {
-    let mut command = Command::new("setpriv");
+fn as_server_user(setpriv: &mut Command) {
     if rustix::process::geteuid().is_root() {
-        command.args(["--reuid", "mysql", "--regid", "mysql", "--clear-groups"]);
+        setpriv.args(["--reuid", "mysql", "--regid", "mysql", "--clear-groups"]);
     }
-    command.args(["--pdeathsig", "KILL", "--", program]).stdin(Stdio::null());
-    command
+    setpriv.args(["--pdeathsig", "KILL", "--", "mariadbd"]);
 }
 
 fn greets(address: SocketAddr) -> bool {

@@ -6,6 +6,7 @@
 #![allow(dead_code, reason = "every test binary includes all of this and uses its own part")]
 
 pub mod bridge;
+pub mod fault;
 pub mod mariadb;
 pub mod namespace;
 pub mod process;

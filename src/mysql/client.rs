@@ -1,0 +1,80 @@
+//! The client's side of a handshake, on a socket.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::handshake::{Greeting, ServerKind};
+use super::packet::{HEADER_LEN, frame};
+
+/// How long a server may take to answer the whole of it.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Longer than any packet of a failing log-in.
+const LONGEST: usize = 4096;
+/// Packets that a server may send until it has refused.
+const ROUNDS: usize = 4;
+
+/// Ends a connection to a server that has sent a greeting, or will, and was told nothing. `said`
+/// is what has been read of the greeting already.
+///
+/// MySQL and MariaDB would count a mere close as an interrupted handshake, and block this host
+/// after `max_connect_errors` of them; they are told a log-in that fails. TiDB counts nothing.
+pub async fn take_leave(mut stream: TcpStream, said: Vec<u8>) {
+    // Nothing is left to do for a server that does not answer.
+    let _ = timeout(PATIENCE, fail_to_log_in(&mut stream, said)).await;
+}
+
+async fn fail_to_log_in(stream: &mut TcpStream, mut said: Vec<u8>) -> io::Result<()> {
+    while !is_whole(&said)? {
+        if stream.read_buf(&mut said).await? == 0 {
+            return Ok(());
+        }
+    }
+    match Greeting::parse(&said[HEADER_LEN..]) {
+        Some(greeting) => refuse_to_log_in(stream, &greeting).await,
+        None => Ok(()),
+    }
+}
+
+async fn refuse_to_log_in(stream: &mut TcpStream, greeting: &Greeting) -> io::Result<()> {
+    if greeting.kind == ServerKind::TiDb {
+        return Ok(());
+    }
+    stream.write_all(&greeting.failing_login()).await?;
+    for _ in 0..ROUNDS {
+        let (sequence, payload) = read(stream).await?;
+        match payload.first() {
+            // AuthSwitchRequest, or a plugin that wants to know more: an empty answer.
+            Some(0xfe | 0x01) => stream.write_all(&frame(sequence.wrapping_add(1), &[])).await?,
+            // Somebody gave the world a password-less account. COM_QUIT.
+            Some(0x00) => return stream.write_all(&frame(0, &[1])).await,
+            _ => return Ok(()),
+        }
+    }
+    Ok(())
+}
+
+async fn read(stream: &mut TcpStream) -> io::Result<(u8, Vec<u8>)> {
+    let mut header = [0; HEADER_LEN];
+    stream.read_exact(&mut header).await?;
+    let mut payload = vec![0; payload_length(&header)?];
+    stream.read_exact(&mut payload).await?;
+    Ok((header[3], payload))
+}
+
+fn is_whole(packet: &[u8]) -> io::Result<bool> {
+    match packet.first_chunk::<HEADER_LEN>() {
+        Some(header) => Ok(packet.len() >= HEADER_LEN + payload_length(header)?),
+        None => Ok(false),
+    }
+}
+
+fn payload_length(header: &[u8; HEADER_LEN]) -> io::Result<usize> {
+    match u32::from_le_bytes([header[0], header[1], header[2], 0]) as usize {
+        length if length <= LONGEST => Ok(length),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}

@@ -1,0 +1,94 @@
+//! Sides that are gone without a word to the pumps.
+
+use std::time::{Duration, Instant};
+
+use super::{Reason, Relay, Side};
+use crate::net::socket::TcpInfo;
+
+impl Relay {
+    /// Looks for a side that is gone without a word to the pumps.
+    ///
+    /// That is one that was reset while nothing was read from it, because its direction has ended
+    /// or waits for the other side; or one that leaves what it was sent unanswered for
+    /// `stall_timeout`. `TCP_USER_TIMEOUT` would not do for the latter: it ends live peers that
+    /// pause reading.
+    pub(super) fn gone(&mut self) -> Option<(Side, Reason)> {
+        let now = Instant::now();
+        let mut unsettled = self.client.closed || self.upstream.closed || self.quiet.matters();
+        for (leg, side) in [(&mut self.client, Side::Client), (&mut self.upstream, Side::Upstream)]
+        {
+            let Ok(info) = TcpInfo::of(&leg.stream) else { continue };
+            if info.is_over() {
+                // None after an orderly end.
+                if let Ok(Some(error)) = leg.stream.take_error() {
+                    return Some((side, Reason::of(&error)));
+                }
+            }
+            let since = unanswered_since(leg.unanswered_since, &info, now);
+            leg.unanswered_since = since;
+            let late = since.is_some_and(|since| now.duration_since(since) >= self.stall_timeout);
+            if late && !self.stall_timeout.is_zero() {
+                return Some((side, Reason::Stalled));
+            }
+            unsettled |= !info.all_acknowledged();
+        }
+        if unsettled {
+            self.watch.again();
+        }
+        None
+    }
+}
+
+/// Since when a peer owes an answer, given the last result of the same question.
+fn unanswered_since(last: Option<Instant>, info: &TcpInfo, now: Instant) -> Option<Instant> {
+    if !info.owes_an_answer() {
+        return None;
+    }
+    // The kernel counts in ticks of up to 10 ms.
+    let silent = Duration::from_millis(info.last_ack_recv.into()) + Duration::from_millis(10);
+    match last {
+        Some(since) if now.duration_since(since) <= silent => Some(since),
+        // The first look, or an acknowledgement came in between: the clock starts now.
+        _ => Some(now),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_is_late_only_when_no_acknowledgement_came_since_the_first_look() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let info = |change: fn(&mut TcpInfo)| {
+            let mut info = TcpInfo::default();
+            change(&mut info);
+            info
+        };
+        let lost = |last_ack_recv| {
+            let mut info = info(|info| (info.unacked, info.retransmits) = (1, 3));
+            info.last_ack_recv = last_ack_recv;
+            info
+        };
+        // Acknowledged, or on its way for the first time.
+        let fresh = info(|info| (info.unacked, info.last_ack_recv) = (1, 90_000));
+        assert_eq!(unanswered_since(Some(at(0)), &TcpInfo::default(), at(90)), None);
+        assert_eq!(unanswered_since(Some(at(0)), &fresh, at(90)), None);
+        // A closed window with its probes answered, and with two of them unanswered.
+        let closed = |probes| {
+            let mut info = info(|info| (info.notsent_bytes, info.last_ack_recv) = (1, 90_000));
+            info.probes = probes;
+            info
+        };
+        assert_eq!(unanswered_since(Some(at(0)), &closed(1), at(90)), None);
+        assert_eq!(unanswered_since(Some(at(0)), &closed(2), at(90)), Some(at(0)));
+        // The first look starts the clock, however long the last acknowledgement is ago: before
+        // the write there was nothing to acknowledge.
+        assert_eq!(unanswered_since(None, &lost(600_000), at(5)), Some(at(5)));
+        // Nothing came since.
+        assert_eq!(unanswered_since(Some(at(5)), &lost(605_000), at(10)), Some(at(5)));
+        // Something came 2 s ago, after the first look: it starts again.
+        assert_eq!(unanswered_since(Some(at(5)), &lost(2_000), at(10)), Some(at(10)));
+    }
+}

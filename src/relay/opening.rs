@@ -1,0 +1,98 @@
+//! The part of a MySQL session before both sides have spoken: deadlines, and what was said.
+//!
+//! The server speaks first, then the client, then the server again; from then on either may be
+//! silent for as long as it likes. What was said is kept, so that a session that ends before can be
+//! ended in the protocol's words. Dropped as a whole once the server has answered.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::ReadBuf;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::{Reason, Side};
+
+/// A greeting is under 200 bytes, the head of a client's answer under 40.
+const KEPT: usize = 512;
+/// Longer than any session.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// How long the two sides may take to speak; 0: for ever.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadlines {
+    /// For the client, after it was connected to an upstream.
+    pub handshake: Duration,
+    /// For the server, after the client's first words.
+    pub reply: Duration,
+}
+
+/// A session in which not both sides have spoken yet.
+#[derive(Debug)]
+pub struct Opening {
+    /// What the server has said, up to 512 bytes: its greeting.
+    pub greeting: Vec<u8>,
+    /// What the client has said, up to 512 bytes.
+    pub answer: Vec<u8>,
+    client_has_spoken: bool,
+    reply: Duration,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Opening {
+    pub(super) fn new(deadlines: Deadlines) -> Self {
+        Self {
+            greeting: Vec::new(),
+            answer: Vec::new(),
+            client_has_spoken: false,
+            reply: deadlines.reply,
+            timer: Box::pin(sleep(or_never(deadlines.handshake))),
+        }
+    }
+
+    /// Whether the client has said anything.
+    pub fn client_has_spoken(&self) -> bool {
+        self.client_has_spoken
+    }
+
+    /// Waits for the client's first byte. `Err`: it left without one.
+    pub(super) fn poll_client(
+        &mut self,
+        cx: &mut Context<'_>,
+        client: &TcpStream,
+    ) -> Poll<Result<(), Reason>> {
+        if self.client_has_spoken {
+            return Poll::Ready(Ok(()));
+        }
+        let mut byte = [0];
+        Poll::Ready(match ready!(client.poll_peek(cx, &mut ReadBuf::new(&mut byte))) {
+            Ok(0) => Err(Reason::Eof),
+            Err(error) => Err(Reason::of(&error)),
+            Ok(_) => {
+                self.client_has_spoken = true;
+                self.timer.as_mut().reset(Instant::now() + or_never(self.reply));
+                Ok(())
+            }
+        })
+    }
+
+    /// Becomes ready when the side that is due has not spoken in time.
+    pub(super) fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<(Side, Reason)> {
+        ready!(self.timer.as_mut().poll(cx));
+        Poll::Ready(match self.client_has_spoken {
+            false => (Side::Tidegate, Reason::HandshakeTimeout),
+            true => (Side::Tidegate, Reason::ReplyTimeout),
+        })
+    }
+}
+
+/// Keeps the beginning of what one side says.
+pub(super) fn keep(kept: &mut Vec<u8>, chunk: &[u8]) {
+    let room = KEPT - kept.len().min(KEPT);
+    kept.extend_from_slice(&chunk[..chunk.len().min(room)]);
+}
+
+fn or_never(duration: Duration) -> Duration {
+    if duration.is_zero() { NEVER } else { duration }
+}

@@ -1,0 +1,147 @@
+//! Dials endpoints in order, the next one before the last has failed: happy eyeballs (RFC 8305).
+//!
+//! Each attempt is a task of its own, so that one that lost is seen to its end: its result counts
+//! for the endpoint's health, and a server that greeted it is taken leave of.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::endpoint::Endpoint;
+use super::health::Standing;
+use crate::config::{Protocol, Tcp};
+use crate::metrics::UpstreamMetrics;
+use crate::mysql::client;
+use crate::net::connect::{ConnectError, connect, greeted};
+
+/// Head start of an attempt over the next one.
+const STAGGER: Duration = Duration::from_millis(250);
+/// Attempts of one connection at a time.
+const AT_ONCE: usize = 8;
+
+/// How a connection is dialled.
+#[derive(Debug, Clone)]
+pub(super) struct Dialler {
+    pub tcp: Tcp,
+    pub protocol: Protocol,
+    pub connect_timeout: Duration,
+    pub started: Instant,
+    pub deadline: Instant,
+    pub metrics: Arc<UpstreamMetrics>,
+}
+
+type Told = (Arc<Endpoint>, Result<TcpStream, ConnectError>);
+
+/// The attempts under way. Dropped, it leaves them to themselves.
+struct Race {
+    protocol: Protocol,
+    tell: UnboundedSender<Told>,
+    told: UnboundedReceiver<Told>,
+    running: Vec<Arc<Endpoint>>,
+}
+
+impl Dialler {
+    /// The first of `endpoints` that answers, or why none did.
+    pub async fn race(
+        self,
+        endpoints: Vec<Arc<Endpoint>>,
+    ) -> Result<(TcpStream, Arc<Endpoint>), Vec<(Arc<Endpoint>, ConnectError)>> {
+        let (tell, told) = unbounded_channel();
+        let mut race = Race { protocol: self.protocol, tell, told, running: Vec::new() };
+        let mut waiting = endpoints.into_iter().peekable();
+        let mut failures = Vec::new();
+        loop {
+            // A trial has no head start: the endpoint was down, and its trial must cost nobody.
+            while race.running.len() < AT_ONCE {
+                let Some(endpoint) = waiting.next() else { break };
+                let is_trial = endpoint.standing() == Standing::Due;
+                self.start(&mut race, endpoint);
+                if !is_trial {
+                    break;
+                }
+            }
+            if race.running.is_empty() {
+                return Err(failures);
+            }
+            let more = waiting.peek().is_some() && race.running.len() < AT_ONCE;
+            tokio::select! {
+                biased;
+                Some((endpoint, result)) = race.told.recv() => {
+                    let at = race.running.iter().position(|running| Arc::ptr_eq(running, &endpoint));
+                    let started_before = at.unwrap_or_default();
+                    if let Some(at) = at {
+                        race.running.remove(at);
+                    }
+                    match result {
+                        Ok(stream) => {
+                            for slower in &race.running[..started_before] {
+                                slower.failed("another endpoint answered sooner, dialled later");
+                            }
+                            return Ok((stream, endpoint));
+                        }
+                        Err(error) => failures.push((endpoint, error)),
+                    }
+                }
+                () = sleep(STAGGER), if more => {}
+                () = sleep_until(self.deadline) => {
+                    let late = |endpoint| (endpoint, ConnectError::Timeout(self.started.elapsed()));
+                    failures.extend(race.running.drain(..).map(late));
+                    return Err(failures);
+                }
+            }
+        }
+    }
+
+    fn start(&self, race: &mut Race, endpoint: Arc<Endpoint>) {
+        endpoint.begin_trial();
+        race.running.push(endpoint.clone());
+        let (dialler, tell) = (self.clone(), race.tell.clone());
+        drop(tokio::spawn(async move {
+            let result = dialler.dial(&endpoint).await;
+            match &result {
+                Ok(_) => endpoint.succeeded(),
+                // This host's own lack says nothing of the endpoint.
+                Err(ConnectError::Local(_)) => {}
+                Err(error) => endpoint.failed(&error.to_string()),
+            }
+            if let Err(error) = &result {
+                dialler.metrics.dial_failed(error.as_str());
+            }
+            if let Err(lost) = tell.send((endpoint, result)) {
+                leave(dialler.protocol, lost.0).await;
+            }
+        }));
+    }
+
+    async fn dial(&self, endpoint: &Endpoint) -> Result<TcpStream, ConnectError> {
+        let started = Instant::now();
+        let stream = connect(endpoint.address, &self.tcp, self.connect_timeout).await?;
+        if self.protocol == Protocol::Mysql {
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            greeted(&stream, left).await?;
+        }
+        self.metrics.dial.observe(started.elapsed().as_secs_f64());
+        Ok(stream)
+    }
+}
+
+impl Drop for Race {
+    fn drop(&mut self) {
+        self.told.close();
+        let Ok(runtime) = Handle::try_current() else { return };
+        while let Ok(lost) = self.told.try_recv() {
+            drop(runtime.spawn(leave(self.protocol, lost)));
+        }
+    }
+}
+
+/// Ends a connection that nobody wants any more as its server likes it.
+async fn leave(protocol: Protocol, (_, result): Told) {
+    if let (Protocol::Mysql, Ok(stream)) = (protocol, result) {
+        client::take_leave(stream, Vec::new()).await;
+    }
+}

@@ -1,0 +1,59 @@
+//! What an answer changes.
+
+use super::*;
+use crate::config;
+use crate::metrics::Metrics;
+
+#[tokio::test]
+async fn a_family_that_could_not_be_asked_keeps_its_addresses_and_is_asked_again_soon() {
+    let upstream = upstream();
+    let long = Duration::from_secs(120);
+
+    assert_eq!(upstream.learn(answer(&["10.0.0.1", "fd00::1"], None)), long - long / 10);
+    let again = upstream.learn(answer(&["fd00::2"], Some(Family::V4)));
+    assert!(again <= upstream.config.min_ttl);
+    assert_eq!(known(&upstream), ["10.0.0.1", "fd00::2"]);
+
+    upstream.learn(answer(&["fd00::3"], None));
+    assert_eq!(known(&upstream), ["fd00::3"], "an answer that has none is an answer");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_vanishes_is_known_while_a_session_uses_it_and_keeps_its_past() {
+    let upstream = upstream();
+    upstream.learn(answer(&["10.0.0.1", "10.0.0.2"], None));
+    let first = upstream.known.borrow().endpoints[0].clone();
+    first.failed("test");
+    let in_use = first.lend();
+
+    upstream.learn(answer(&["10.0.0.2"], None));
+    let states: Vec<_> =
+        upstream.snapshot().endpoints.iter().map(|endpoint| endpoint.state).collect();
+    assert_eq!(states, [EndpointState::Healthy, EndpointState::Vanished]);
+
+    upstream.learn(answer(&["10.0.0.1", "10.0.0.2"], None));
+    assert_eq!(upstream.snapshot().endpoints[0].state, EndpointState::Ejected);
+
+    drop(in_use);
+    upstream.learn(answer(&["10.0.0.2"], None));
+    assert_eq!(known(&upstream), ["10.0.0.2"]);
+}
+
+fn answer(ips: &[&str], missing: Option<Family>) -> Answer {
+    Answer {
+        addresses: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
+        ttl: Duration::from_secs(120),
+        missing,
+    }
+}
+
+fn known(upstream: &Upstream) -> Vec<String> {
+    let endpoints = upstream.snapshot().endpoints;
+    endpoints.iter().map(|endpoint| endpoint.address.ip().to_string()).collect()
+}
+
+fn upstream() -> Upstream {
+    let config = config::parse("[upstream.gw]\ngateway = \"gw.test\"\n", "test").unwrap();
+    let metrics = Metrics::new().upstream("gw");
+    Upstream::new(config.upstreams[0].clone(), config.tcp, metrics)
+}

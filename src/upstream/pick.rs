@@ -1,0 +1,76 @@
+//! The order in which a connection tries endpoints; no I/O, no clock.
+
+use super::health::Standing;
+use crate::config::Balance;
+
+/// What counts of an endpoint when one is picked.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidate {
+    /// What past dials say.
+    pub standing: Standing,
+    /// Whether it is in one of `prefer_cidrs`.
+    pub preferred: bool,
+    /// Sessions that use it now.
+    pub sessions: usize,
+}
+
+/// The indices of all `candidates`, the first to try first. `turn` counts connections.
+///
+/// Ejected ones come last and preferred ones before others, so that traffic spills over to the
+/// others only when no preferred one is left. All are in it: an empty answer helps nobody.
+pub fn order(candidates: &[Candidate], balance: Balance, turn: usize) -> Vec<usize> {
+    let count = candidates.len();
+    let mut order: Vec<usize> = (0..count).collect();
+    order.sort_by_key(|&at| {
+        let candidate = &candidates[at];
+        let rotated = (at + count - turn % count) % count;
+        let among_equals = match balance {
+            Balance::Failover => (0, at),
+            Balance::RoundRobin => (0, rotated),
+            // The rotation spreads a burst that comes before its sessions are counted.
+            Balance::LeastConnections => (candidate.sessions, rotated),
+        };
+        (candidate.standing == Standing::Ejected, !candidate.preferred, among_equals)
+    });
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: Candidate =
+        Candidate { standing: Standing::Healthy, preferred: false, sessions: 0 };
+
+    #[test]
+    fn failover_keeps_the_order_of_the_answer() {
+        assert_eq!(order(&[PLAIN; 3], Balance::Failover, 7), [0, 1, 2]);
+    }
+
+    #[test]
+    fn round_robin_begins_with_each_in_turn() {
+        let first = |turn| order(&[PLAIN; 3], Balance::RoundRobin, turn)[0];
+        assert_eq!([first(0), first(1), first(2), first(3)], [0, 1, 2, 0]);
+    }
+
+    #[test]
+    fn least_connections_begins_with_the_fewest_sessions() {
+        let with = |sessions| Candidate { sessions, ..PLAIN };
+        assert_eq!(order(&[with(2), with(1), with(3)], Balance::LeastConnections, 0), [1, 0, 2]);
+    }
+
+    #[test]
+    fn preferred_ones_come_first_and_spill_over_when_ejected() {
+        let near = Candidate { preferred: true, ..PLAIN };
+        let ejected = Candidate { standing: Standing::Ejected, ..near };
+        assert_eq!(order(&[PLAIN, near], Balance::Failover, 0), [1, 0]);
+        assert_eq!(order(&[ejected, PLAIN], Balance::Failover, 0), [1, 0]);
+    }
+
+    #[test]
+    fn nobody_is_left_out_when_all_are_ejected() {
+        let ejected = Candidate { standing: Standing::Ejected, ..PLAIN };
+        assert_eq!(order(&[ejected; 2], Balance::RoundRobin, 1), [1, 0]);
+        assert!(order(&[], Balance::RoundRobin, 1).is_empty());
+    }
+}
