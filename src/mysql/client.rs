@@ -5,13 +5,20 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::handshake::{Greeting, ServerKind};
 use super::packet::{HEADER_LEN, frame};
 
-/// How long a server may take to answer the whole of it.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a server may take to greet. One that hangs greets everybody when it goes on, also those
+/// who have left, and counts them; past this it costs more to wait.
+const FOR_A_GREETING: Duration = Duration::from_secs(30);
+/// How long it may then take to refuse.
+const FOR_A_REFUSAL: Duration = Duration::from_secs(2);
+/// Farewells at a time. A server that hangs under a storm of connects must not cost this process all
+/// its descriptors; more are merely closed.
+static FAREWELLS: Semaphore = Semaphore::const_new(1000);
 /// Longer than any packet of a failing log-in.
 const LONGEST: usize = 4096;
 /// Packets that a server may send until it has refused.
@@ -22,21 +29,31 @@ const ROUNDS: usize = 4;
 ///
 /// MySQL and MariaDB would count a mere close as an interrupted handshake, and block this host
 /// after `max_connect_errors` of them; they are told a log-in that fails. TiDB counts nothing.
-pub async fn take_leave(mut stream: TcpStream, said: Vec<u8>) {
-    // Nothing is left to do for a server that does not answer.
-    let _ = timeout(PATIENCE, fail_to_log_in(&mut stream, said)).await;
+///
+/// It goes on when nobody waits for it any more: a prober that loses patience must not leave half a
+/// log-in behind, which counts as well.
+pub async fn take_leave(stream: TcpStream, said: Vec<u8>) {
+    // It fails only by a panic, which the panic hook has told.
+    let _ = tokio::spawn(fail_to_log_in(stream, said)).await;
 }
 
-async fn fail_to_log_in(stream: &mut TcpStream, mut said: Vec<u8>) -> io::Result<()> {
-    while !is_whole(&said)? {
-        if stream.read_buf(&mut said).await? == 0 {
-            return Ok(());
-        }
-    }
+/// Whatever fails here, nothing is left to do for such a server.
+async fn fail_to_log_in(mut stream: TcpStream, mut said: Vec<u8>) -> io::Result<()> {
+    let Ok(_farewell) = FAREWELLS.try_acquire() else { return Ok(()) };
+    timeout(FOR_A_GREETING, read_greeting(&mut stream, &mut said)).await??;
     match Greeting::parse(&said[HEADER_LEN..]) {
-        Some(greeting) => refuse_to_log_in(stream, &greeting).await,
+        Some(greeting) => timeout(FOR_A_REFUSAL, refuse_to_log_in(&mut stream, &greeting)).await?,
         None => Ok(()),
     }
+}
+
+async fn read_greeting(stream: &mut TcpStream, said: &mut Vec<u8>) -> io::Result<()> {
+    while !is_whole(said)? {
+        if stream.read_buf(said).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(())
 }
 
 async fn refuse_to_log_in(stream: &mut TcpStream, greeting: &Greeting) -> io::Result<()> {

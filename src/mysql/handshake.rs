@@ -59,7 +59,12 @@ impl Greeting {
     ///
     /// A server counts a connection that ends before its log-in as an interrupted handshake, and
     /// blocks the host after `max_connect_errors` of them (ER 1129); a wrong log-in it does not.
-    /// The plugin is the server's own default, so that it need not ask for another.
+    /// Source: MySQL's `sql/auth/sql_authentication.cc`, `acl_authenticate`: only CR_AUTH_HANDSHAKE
+    /// counts to the block, and that is what plugins make of a client that is gone.
+    ///
+    /// The plugin is the server's own default, so that it need not ask for another. MySQL 9 may ask
+    /// nevertheless: it gives each unknown user a plugin at random (`decoy_user`), to tell nobody
+    /// which users there are. No password, as every plugin refuses that without a further question.
     pub fn failing_login(&self) -> Vec<u8> {
         let capabilities = PROTOCOL_41 | SECURE_CONNECTION | (self.capabilities & PLUGIN_AUTH);
         let mut payload = Vec::with_capacity(96);

@@ -122,7 +122,13 @@ impl Dialler {
         let stream = connect(endpoint.address, &self.tcp, self.connect_timeout).await?;
         if self.protocol == Protocol::Mysql {
             let left = self.deadline.saturating_duration_since(Instant::now());
-            greeted(&stream, left).await?;
+            if let Err(error) = greeted(&stream, left).await {
+                // A server that hangs will greet, and count, when it goes on.
+                if matches!(error, ConnectError::Silent(_)) {
+                    drop(tokio::spawn(client::take_leave(stream, Vec::new())));
+                }
+                return Err(error);
+            }
         }
         self.metrics.dial.observe(started.elapsed().as_secs_f64());
         Ok(stream)

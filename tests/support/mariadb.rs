@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use mysql_async::{Conn, Opts, OptsBuilder};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::namespace::Namespace;
@@ -54,11 +55,6 @@ impl MariaDb {
         // The server runs as a user of its own and has to get in.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let certificates = Certificates::make(dir.path());
-        // A server that starts deletes what looks like old temporary tables in its folder for
-        // these; in /tmp they would be another server's.
-        let tmp = dir.path().join("tmp");
-        fs::create_dir(&tmp).unwrap();
-        fs::set_permissions(&tmp, fs::Permissions::from_mode(0o1777)).unwrap();
         install(dir.path());
         let namespace = place.map(|(namespace, hosts)| {
             fs::write(dir.path().join("hosts"), hosts).unwrap();
@@ -100,6 +96,11 @@ impl MariaDb {
     /// `kill -9`: no goodbye to anyone.
     pub fn kill(&self) {
         drop(self.process.lock().unwrap().take());
+    }
+
+    /// `SIGSTOP` makes it hang, and its kernel still accepts; `SIGCONT` lets it go on.
+    pub fn signal(&self, signal: Signal) {
+        self.process.lock().unwrap().as_ref().expect("a server that runs").signal(signal);
     }
 
     /// Starts the server at the port it has, and waits until it greets.
@@ -197,7 +198,6 @@ impl MariaDb {
         server.args([
             "--no-defaults".into(),
             format!("--datadir={}", path("data")),
-            format!("--tmpdir={}", path("tmp")),
             format!("--socket={}", path("data/socket")),
             format!("--pid-file={}", path("data/pid")),
             format!("--log-error={}", path("data/error.log")),
@@ -222,6 +222,7 @@ impl MariaDb {
             "--innodb-flush-log-at-trx-commit=0".into(),
             "--skip-innodb-doublewrite".into(),
         ]);
+        server.env("TMPDIR", path("tmp"));
         server.args(&self.options).stdout(Stdio::null()).stderr(Stdio::null());
         server
     }
@@ -286,14 +287,19 @@ fn certificate(file: &Path, key: &Path, name: &str) -> Command {
 }
 
 /// Lays out an empty data directory and writes what the server does first.
+///
+/// A server that starts empties its folder for temporary tables, so it must not be anybody else's.
 fn install(dir: &Path) {
     let data = dir.join("data");
+    let tmp = dir.join("tmp");
+    fs::create_dir(&tmp).unwrap();
+    fs::set_permissions(&tmp, fs::Permissions::from_mode(0o1777)).unwrap();
     let mut install = command("mariadb-install-db");
+    install.env("TMPDIR", tmp);
     install.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
     // Without /etc/hosts, as in a bare chroot, it finds no localhost and would give up.
     install.arg("--force");
     install.arg(format!("--datadir={}", data.display()));
-    install.arg(format!("--tmpdir={}", dir.join("tmp").display()));
     if rustix::process::geteuid().is_root() {
         install.arg("--user=mysql");
     }
