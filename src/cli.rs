@@ -108,7 +108,7 @@ pub struct Settings {
     #[arg(long, value_name = "DURATION", env = "TIDEGATE_REPLY_TIMEOUT")]
     pub reply_timeout: Option<String>,
 
-    /// Silence between commands that closes a session; 0s: never [default: 0s].
+    /// Silence that closes a session; 0s: never [default: 0s].
     #[arg(long, value_name = "DURATION", env = "TIDEGATE_IDLE_TIMEOUT")]
     pub idle_timeout: Option<String>,
 

@@ -221,11 +221,11 @@ impl UpstreamMetrics {
         self.dial_failures.with_label_values(&[self.name.as_str(), reason]).inc();
     }
 
-    /// Counts a look-up; `ok` also moves the time of the last success, which a literal gateway does
+    /// Counts a look-up; `ok` and `partial` also move the time of the last success, which a literal gateway does
     /// not have.
     pub fn looked_up(&self, result: &str) {
         self.dns_lookups.with_label_values(&[self.name.as_str(), result]).inc();
-        if result == "ok" {
+        if result == "ok" || result == "partial" {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let gauge = self.dns_last_success.with_label_values(&[self.name.as_str()]);
             gauge.set(now.as_secs_f64());

@@ -194,7 +194,8 @@ async fn hostile_input_ends_its_session_and_no_other() {
 
 #[tokio::test]
 async fn a_killed_backend_resets_its_sessions_and_can_come_back() {
-    let first = backend("blue").await;
+    // An address of its own: nobody else gets its port in between.
+    let first = Backend::start("127.0.0.77:0".parse().unwrap(), "blue").await.unwrap();
     let address = first.address();
     let mut stream = greeted(&first).await;
     first.kill().await;

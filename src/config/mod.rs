@@ -119,7 +119,7 @@ pub struct Listener {
     /// Time for the server to answer the client's first words; 0: for ever.
     #[serde(serialize_with = "duration")]
     pub reply_timeout: Duration,
-    /// Silence between commands after which a session is closed; 0: never.
+    /// Silence after which a session is closed; 0: never.
     #[serde(serialize_with = "duration")]
     pub idle_timeout: Duration,
     /// Age at which a session is closed at its next quiet second; 0: never.

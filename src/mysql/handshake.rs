@@ -107,7 +107,8 @@ pub fn answer_sequence(first: &[u8]) -> Option<u8> {
         usize::from(header[0]) | usize::from(header[1]) << 8 | usize::from(header[2]) << 16;
     let capabilities = u32::from_le_bytes(first.get(HEADER_LEN..HEADER_LEN + 4)?.try_into().ok()?);
     // An SSLRequest is 32 bytes; a HandshakeResponse has at least a user name's NUL more.
-    let plain = length > 32 && capabilities & SSL == 0 && capabilities & PROTOCOL_41 != 0;
+    let whole = first.len() == HEADER_LEN + length;
+    let plain = whole && length > 32 && capabilities & SSL == 0 && capabilities & PROTOCOL_41 != 0;
     plain.then(|| header[3].wrapping_add(1))
 }
 

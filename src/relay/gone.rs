@@ -14,7 +14,8 @@ impl Relay {
     /// pause reading.
     pub(super) fn gone(&mut self) -> Option<(Side, Reason)> {
         let now = Instant::now();
-        let mut unsettled = self.client.closed || self.upstream.closed || self.quiet.matters();
+        self.settled = true;
+        let unsettled = self.client.closed || self.upstream.closed || self.quiet.matters();
         for (leg, side) in [(&mut self.client, Side::Client), (&mut self.upstream, Side::Upstream)]
         {
             let Ok(info) = TcpInfo::of(&leg.stream) else { continue };
@@ -30,9 +31,9 @@ impl Relay {
             if late && !self.stall_timeout.is_zero() {
                 return Some((side, Reason::Stalled));
             }
-            unsettled |= !info.all_acknowledged();
+            self.settled &= info.all_acknowledged();
         }
-        if unsettled {
+        if unsettled || !self.settled {
             self.watch.again();
         }
         None

@@ -22,7 +22,7 @@ mod watch;
 use std::future::Future;
 use std::net::Shutdown;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use prometheus::IntCounter;
@@ -82,6 +82,8 @@ pub struct Relay {
     breakage: Option<Box<Breakage>>,
     opening: Option<Box<Opening>>,
     quiet: Quiet,
+    /// Whether, at the last look, both sides had acknowledged everything.
+    settled: bool,
 }
 
 /// What is left of a relay that ended before both sides had spoken.
@@ -118,6 +120,7 @@ impl Relay {
             breakage: None,
             opening: deadlines.map(|deadlines| Box::new(Opening::new(deadlines))),
             quiet: Quiet::new(limits),
+            settled: false,
         }
     }
 
@@ -136,6 +139,7 @@ impl Relay {
         // One budget each: a busy direction does not hold the other one up.
         let (mut up_moves, mut down_moves) = (MOVES_PER_POLL, MOVES_PER_POLL);
         let (sent, received) = (self.to_upstream.bytes(), self.to_client.bytes());
+        let client_had_spoken = sent > 0;
         let mut up = Poll::Pending;
         if client_speaks {
             let kept = self.opening.as_mut().map(|opening| &mut opening.answer);
@@ -156,7 +160,8 @@ impl Relay {
         let down = self.settle(pumped, Side::Upstream, Side::Client);
         let (sent, received) =
             (self.to_upstream.bytes() != sent, self.to_client.bytes() != received);
-        if received && client_speaks {
+        // What comes together with the client's first words cannot be an answer to them.
+        if received && client_had_spoken {
             self.opening = None;
         }
         self.quiet.moved(sent, received);
@@ -248,21 +253,25 @@ impl Future for Relay {
                 }
                 Poll::Pending => client_speaks = false,
             }
-            if let Poll::Ready(cause) = opening.poll_late(cx) {
-                return Poll::Ready(this.end(cause));
-            }
         }
         if due.check {
             if let Some(cause) = this.gone() {
                 return this.break_off(cause, cx);
             }
-            if let Some(reason) = this.quiet.over() {
+            let settled =
+                this.settled && this.to_upstream.is_flushed() && this.to_client.is_flushed();
+            if let Some(reason) = this.quiet.over(settled) {
                 return Poll::Ready(this.end((Side::Tidegate, reason)));
             }
         }
-        match ready!(this.poll_pumps(cx, client_speaks)) {
-            Ok(()) => Poll::Ready(this.end((Side::Client, Reason::Eof))),
-            Err(cause) => this.break_off(cause, cx),
+        match this.poll_pumps(cx, client_speaks) {
+            Poll::Ready(Ok(())) => Poll::Ready(this.end((Side::Client, Reason::Eof))),
+            Poll::Ready(Err(cause)) => this.break_off(cause, cx),
+            // After the pumps: an answer that is there already is in time.
+            Poll::Pending => match &mut this.opening {
+                Some(opening) => opening.poll_late(cx).map(|cause| this.end(cause)),
+                None => Poll::Pending,
+            },
         }
     }
 }

@@ -41,6 +41,11 @@ pub(super) struct Pump {
 }
 
 impl Pump {
+    /// Whether everything that was read is written.
+    pub fn is_flushed(&self) -> bool {
+        self.rest.is_empty()
+    }
+
     /// Bytes written so far.
     pub fn bytes(&self) -> u64 {
         self.bytes

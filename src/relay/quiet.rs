@@ -57,9 +57,12 @@ impl Quiet {
     }
 
     /// Why the session ends now, if it does. The clock is read here only, once a round.
-    pub fn over(&mut self) -> Option<Reason> {
+    ///
+    /// `settled`: both sides have taken all that was sent to them. A client that pauses in the
+    /// middle of a result is not quiet.
+    pub fn over(&mut self, settled: bool) -> Option<Reason> {
         let now = Instant::now();
-        if std::mem::take(&mut self.moved) {
+        if std::mem::take(&mut self.moved) || !settled {
             self.since = now;
         }
         let silent = now.duration_since(self.since);
@@ -85,7 +88,7 @@ mod tests {
     const NONE: Limits = Limits { idle_timeout: Duration::ZERO, retire_at: None, retire: None };
 
     fn silent_for(quiet: &mut Quiet, time: Duration) {
-        assert_eq!(quiet.over(), None);
+        assert_eq!(quiet.over(true), None);
         quiet.since -= time;
     }
 
@@ -94,10 +97,10 @@ mod tests {
         let mut quiet = Quiet::new(Limits { retire_at: Some(Instant::now()), ..NONE });
         quiet.moved(true, false);
         silent_for(&mut quiet, Duration::from_secs(600));
-        assert_eq!(quiet.over(), None, "a query is running");
+        assert_eq!(quiet.over(true), None, "a query is running");
         quiet.moved(false, true);
         silent_for(&mut quiet, Duration::from_secs(2));
-        assert_eq!(quiet.over(), Some(Reason::MaxLifetime));
+        assert_eq!(quiet.over(true), Some(Reason::MaxLifetime));
     }
 
     #[test]
@@ -106,9 +109,18 @@ mod tests {
         let mut quiet = Quiet::new(Limits { retire: Some(retire.clone()), ..NONE });
         quiet.moved(false, true);
         silent_for(&mut quiet, Duration::from_secs(2));
-        assert_eq!(quiet.over(), None);
+        assert_eq!(quiet.over(true), None);
         retire.store(true, Ordering::Relaxed);
-        assert_eq!(quiet.over(), Some(Reason::Vanished));
+        assert_eq!(quiet.over(true), Some(Reason::Vanished));
+    }
+
+    #[test]
+    fn a_side_that_has_not_taken_everything_is_not_quiet() {
+        let mut quiet = Quiet::new(Limits { retire_at: Some(Instant::now()), ..NONE });
+        quiet.moved(false, true);
+        silent_for(&mut quiet, Duration::from_secs(600));
+        assert_eq!(quiet.over(false), None);
+        assert_eq!(quiet.over(true), None, "the silence begins again");
     }
 
     #[test]
@@ -118,8 +130,8 @@ mod tests {
         silent_for(&mut quiet, Duration::from_secs(59));
         quiet.moved(true, false);
         silent_for(&mut quiet, Duration::from_secs(59));
-        assert_eq!(quiet.over(), None);
+        assert_eq!(quiet.over(true), None);
         quiet.since -= Duration::from_secs(2);
-        assert_eq!(quiet.over(), Some(Reason::IdleTimeout));
+        assert_eq!(quiet.over(true), Some(Reason::IdleTimeout));
     }
 }

@@ -20,6 +20,8 @@ use crate::net::connect::{ConnectError, connect, greeted};
 
 /// Head start of an attempt over the next one.
 const STAGGER: Duration = Duration::from_millis(250);
+/// Time before the deadline at which a greeting counts as missing.
+const BEFORE_THE_END: Duration = Duration::from_millis(50);
 /// Attempts of one connection at a time.
 const AT_ONCE: usize = 8;
 
@@ -78,6 +80,7 @@ impl Dialler {
                     }
                     match result {
                         Ok(stream) => {
+                            endpoint.succeeded();
                             for slower in &race.running[..started_before] {
                                 slower.failed("another endpoint answered sooner, dialled later");
                             }
@@ -97,13 +100,17 @@ impl Dialler {
     }
 
     fn start(&self, race: &mut Race, endpoint: Arc<Endpoint>) {
+        let is_trial = endpoint.standing() == Standing::Due;
         endpoint.begin_trial();
         race.running.push(endpoint.clone());
         let (dialler, tell) = (self.clone(), race.tell.clone());
         drop(tokio::spawn(async move {
             let result = dialler.dial(&endpoint).await;
             match &result {
-                Ok(_) => endpoint.succeeded(),
+                // Of others only the winner's counts: an endpoint that is always overtaken would be
+                // ejected and healthy by turns, at a head start each.
+                Ok(_) if is_trial => endpoint.succeeded(),
+                Ok(_) => {}
                 // This host's own lack says nothing of the endpoint.
                 Err(ConnectError::Local(_)) => {}
                 Err(error) => endpoint.failed(&error.to_string()),
@@ -121,7 +128,9 @@ impl Dialler {
         let started = Instant::now();
         let stream = connect(endpoint.address, &self.tcp, self.connect_timeout).await?;
         if self.protocol == Protocol::Mysql {
-            let left = self.deadline.saturating_duration_since(Instant::now());
+            // A little before the race ends, so that it can say what was missing.
+            let end = self.deadline - BEFORE_THE_END;
+            let left = end.saturating_duration_since(Instant::now());
             if let Err(error) = greeted(&stream, left).await {
                 // A server that hangs will greet, and count, when it goes on.
                 if matches!(error, ConnectError::Silent(_)) {

@@ -15,6 +15,8 @@ pub fn private_only(
     addresses: Vec<IpAddr>,
     also_private: &[IpNet],
 ) -> Result<Vec<IpAddr>, Ipv4Addr> {
+    // Linux dials ::ffff:a.b.c.d over IPv4.
+    let addresses: Vec<IpAddr> = addresses.iter().map(IpAddr::to_canonical).collect();
     let is_public = |address: &IpAddr| match address {
         IpAddr::V4(v4) => !is_private(*v4) && !also_private.iter().any(|net| net.contains(address)),
         IpAddr::V6(_) => false,
@@ -60,6 +62,7 @@ mod tests {
     fn public_ipv4_alone_is_refused_also_beside_ipv6() {
         assert_eq!(guard(&["3.112.0.1"], &[]), Err("3.112.0.1".into()));
         assert_eq!(guard(&["100.128.0.1"], &[]), Err("100.128.0.1".into()));
+        assert_eq!(guard(&["::ffff:3.112.0.1"], &[]), Err("3.112.0.1".into()));
         assert_eq!(guard(&["2600::1", "3.112.0.1"], &[]), Err("3.112.0.1".into()));
     }
 

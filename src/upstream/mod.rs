@@ -199,6 +199,10 @@ impl Upstream {
         if !self.config.require_private {
             return Ok(answer);
         }
+        let has_v4 = self.known.borrow().endpoints.iter().any(|one| one.address.is_ipv4());
+        if answer.missing == Some(Family::V4) && !has_v4 {
+            return Err(LookupError::Undecided(self.config.gateway.host.clone()));
+        }
         match guard::private_only(answer.addresses, &self.config.private_cidrs) {
             Ok(addresses) => Ok(Answer { addresses, ..answer }),
             Err(public) => Err(LookupError::Public(self.config.gateway.host.clone(), public)),
@@ -234,7 +238,8 @@ impl Upstream {
                 endpoint.set_vanished(false);
                 known.endpoints.push(endpoint);
             }
-            before.retain(|endpoint| endpoint.sessions() > 0);
+            // One that is being dialled may yet be lent.
+            before.retain(is_in_use);
             before.iter().for_each(|endpoint| endpoint.set_vanished(true));
             *vanished = before;
             let addresses = known.endpoints.iter().map(|endpoint| endpoint.address);
@@ -343,7 +348,12 @@ impl Upstream {
 
     fn vanished(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Endpoint>>> {
         let mut vanished = self.vanished.lock().unwrap_or_else(PoisonError::into_inner);
-        vanished.retain(|endpoint| endpoint.sessions() > 0);
+        vanished.retain(is_in_use);
         vanished
     }
+}
+
+/// Whether a session uses it, or a dial is under way.
+fn is_in_use(endpoint: &Arc<Endpoint>) -> bool {
+    endpoint.sessions() > 0 || Arc::strong_count(endpoint) > 1
 }

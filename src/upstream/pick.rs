@@ -19,19 +19,22 @@ pub struct Candidate {
 /// Ejected ones come last and preferred ones before others, so that traffic spills over to the
 /// others only when no preferred one is left. All are in it: an empty answer helps nobody.
 pub fn order(candidates: &[Candidate], balance: Balance, turn: usize) -> Vec<usize> {
-    let count = candidates.len();
-    let mut order: Vec<usize> = (0..count).collect();
-    order.sort_by_key(|&at| {
+    let class = |at: usize| {
         let candidate = &candidates[at];
-        let rotated = (at + count - turn % count) % count;
-        let among_equals = match balance {
-            Balance::Failover => (0, at),
-            Balance::RoundRobin => (0, rotated),
-            // The rotation spreads a burst that comes before its sessions are counted.
-            Balance::LeastConnections => (candidate.sessions, rotated),
-        };
-        (candidate.standing == Standing::Ejected, !candidate.preferred, among_equals)
-    });
+        (candidate.standing == Standing::Ejected, !candidate.preferred)
+    };
+    let mut order: Vec<usize> = (0..candidates.len()).collect();
+    order.sort_by_key(|&at| class(at));
+    if balance != Balance::Failover {
+        // Within each class, so that those of a small one get equal shares. For least connections
+        // it spreads a burst that comes before its sessions are counted.
+        for equals in order.chunk_by_mut(|a, b| class(*a) == class(*b)) {
+            equals.rotate_left(turn % equals.len());
+        }
+    }
+    if balance == Balance::LeastConnections {
+        order.sort_by_key(|&at| (class(at), candidates[at].sessions));
+    }
     order
 }
 
@@ -65,6 +68,15 @@ mod tests {
         let ejected = Candidate { standing: Standing::Ejected, ..near };
         assert_eq!(order(&[PLAIN, near], Balance::Failover, 0), [1, 0]);
         assert_eq!(order(&[ejected, PLAIN], Balance::Failover, 0), [1, 0]);
+    }
+
+    #[test]
+    fn round_robin_gives_equal_shares_within_a_class() {
+        let near = Candidate { preferred: true, ..PLAIN };
+        let candidates = [near, near, PLAIN, PLAIN, PLAIN, PLAIN];
+        let first = |turn| order(&candidates, Balance::RoundRobin, turn)[0];
+        let firsts: Vec<usize> = (0..4).map(first).collect();
+        assert_eq!(firsts, [0, 1, 0, 1]);
     }
 
     #[test]

@@ -98,6 +98,10 @@ pub(super) enum LookupError {
          on the VPC, or set require_private = false"
     )]
     Public(String, Ipv4Addr),
+    #[error(
+        "the DNS server did not say whether {0} has IPv4 addresses, which decide if it is private"
+    )]
+    Undecided(String),
     #[error("cannot resolve {0}: the resolver panicked")]
     Panicked(String),
     #[error("/etc/resolv.conf is of no use")]
@@ -117,6 +121,7 @@ impl LookupError {
             Self::Failed(..) | Self::Panicked(_) => "error",
             Self::System(_) => "no_server",
             Self::Public(..) => "public",
+            Self::Undecided(_) => "undecided",
         }
     }
 
