@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::handshake::{Greeting, ServerKind};
-use super::packet::{HEADER_LEN, frame};
+use super::packet::{self, HEADER_LEN, frame};
 
 /// How long a server may take to greet. One that hangs greets everybody when it goes on, also those
 /// who have left, and counts them; past this it costs more to wait.
@@ -77,20 +77,20 @@ async fn refuse_to_log_in(stream: &mut TcpStream, greeting: &Greeting) -> io::Re
 async fn read(stream: &mut TcpStream) -> io::Result<(u8, Vec<u8>)> {
     let mut header = [0; HEADER_LEN];
     stream.read_exact(&mut header).await?;
-    let mut payload = vec![0; payload_length(&header)?];
+    let mut payload = vec![0; bounded_length(&header)?];
     stream.read_exact(&mut payload).await?;
     Ok((header[3], payload))
 }
 
 fn is_whole(packet: &[u8]) -> io::Result<bool> {
     match packet.first_chunk::<HEADER_LEN>() {
-        Some(header) => Ok(packet.len() >= HEADER_LEN + payload_length(header)?),
+        Some(header) => Ok(packet.len() >= HEADER_LEN + bounded_length(header)?),
         None => Ok(false),
     }
 }
 
-fn payload_length(header: &[u8; HEADER_LEN]) -> io::Result<usize> {
-    match u32::from_le_bytes([header[0], header[1], header[2], 0]) as usize {
+fn bounded_length(header: &[u8; HEADER_LEN]) -> io::Result<usize> {
+    match packet::payload_length(header) {
         length if length <= LONGEST => Ok(length),
         _ => Err(io::ErrorKind::InvalidData.into()),
     }

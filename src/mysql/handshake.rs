@@ -2,7 +2,7 @@
 //!
 //! Source: MySQL Internals, "Protocol::HandshakeV10" and "Protocol::HandshakeResponse41".
 
-use super::packet::{HEADER_LEN, frame};
+use super::packet::{HEADER_LEN, frame, payload_length};
 
 const PROTOCOL_41: u32 = 0x200;
 const SSL: u32 = 0x800;
@@ -102,9 +102,8 @@ fn split_nul(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 /// The sequence id of an answer to a client's first bytes, if one can be given in plain text: they
 /// are one whole HandshakeResponse and not the beginning of TLS.
 pub fn answer_sequence(first: &[u8]) -> Option<u8> {
-    let header = first.get(..HEADER_LEN)?;
-    let length =
-        usize::from(header[0]) | usize::from(header[1]) << 8 | usize::from(header[2]) << 16;
+    let header = first.first_chunk::<HEADER_LEN>()?;
+    let length = payload_length(header);
     let capabilities = u32::from_le_bytes(first.get(HEADER_LEN..HEADER_LEN + 4)?.try_into().ok()?);
     // An SSLRequest is 32 bytes; a HandshakeResponse has at least a user name's NUL more.
     let whole = first.len() == HEADER_LEN + length;

@@ -49,6 +49,11 @@ pub fn frame(sequence: u8, payload: &[u8]) -> Vec<u8> {
     packet
 }
 
+/// Bytes of payload that follow a header.
+pub fn payload_length(header: &[u8; HEADER_LEN]) -> usize {
+    u32::from_le_bytes([header[0], header[1], header[2], 0]) as usize
+}
+
 /// An ERR packet in the place of a greeting (sequence id 0).
 ///
 /// Before the handshake no capabilities are agreed, so, like the servers themselves, it carries no

@@ -60,8 +60,7 @@ impl Dialler {
             // A trial has no head start: the endpoint was down, and its trial must cost nobody.
             while race.running.len() < AT_ONCE {
                 let Some(endpoint) = waiting.next() else { break };
-                let is_trial = endpoint.standing() == Standing::Due;
-                self.start(&mut race, endpoint);
+                let is_trial = self.start(&mut race, endpoint);
                 if !is_trial {
                     break;
                 }
@@ -99,7 +98,8 @@ impl Dialler {
         }
     }
 
-    fn start(&self, race: &mut Race, endpoint: Arc<Endpoint>) {
+    /// Starts an attempt, and tells whether it is the endpoint's trial.
+    fn start(&self, race: &mut Race, endpoint: Arc<Endpoint>) -> bool {
         let is_trial = endpoint.standing() == Standing::Due;
         endpoint.begin_trial();
         race.running.push(endpoint.clone());
@@ -122,6 +122,7 @@ impl Dialler {
                 leave(dialler.protocol, lost.0).await;
             }
         }));
+        is_trial
     }
 
     async fn dial(&self, endpoint: &Endpoint) -> Result<TcpStream, ConnectError> {
