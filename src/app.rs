@@ -24,7 +24,6 @@ use crate::admin::{Admin, DeepCheck, Parts};
 use crate::config::{Config, Gateway, Listener as ListenerConfig, Protocol};
 use crate::drain::{Drain, Phase};
 use crate::metrics::Metrics;
-use crate::mysql::client;
 use crate::net::listener::{self, Listener};
 use crate::net::socket;
 use crate::proxy::Proxy;
@@ -143,7 +142,12 @@ impl App {
             .iter()
             .map(|upstream| {
                 let handles = metrics.upstream(&upstream.name);
-                Arc::new(Upstream::new(upstream.clone(), config.tcp.clone(), handles))
+                Arc::new(Upstream::new(
+                    upstream.clone(),
+                    config.tcp.clone(),
+                    handles,
+                    drain.clone(),
+                ))
             })
             .collect();
         let mut proxies = Vec::new();
@@ -370,7 +374,7 @@ fn deep_check(
                         let address = connected.in_use.endpoint().address;
                         answers.push(format!("{} answers at {address}", upstream.gateway()));
                         if protocol == Protocol::Mysql {
-                            client::take_leave(connected.stream, Vec::new()).await;
+                            upstream.take_leave(connected.stream, Vec::new()).await;
                         }
                     }
                     Err(error) => return Err(error.to_string()),

@@ -163,6 +163,22 @@ fn dials_that_nobody_waits_for_do_not_block_the_host() {
 }
 
 #[test]
+fn a_drain_while_such_dials_are_taken_leave_of_does_not_block_the_host() {
+    let Some(path) = Path::new() else { return };
+    let slow = SlowRelay::start(&path);
+    let straight = path.bridge("", &path.server.to_string());
+    let before = path.first_toll(&straight);
+    let count = AT_ONCE;
+    let mut bridge = path.bridge("", &slow.address.to_string());
+    path.visit(bridge.listen, count, drop);
+    until_it("every dial has begun", || slow.begun(), |now| *now == count);
+    bridge.signal(Signal::TERM);
+    assert!(bridge.ends().success());
+    slow.is_left();
+    path.is_not_blocked(&straight, "a drain, by dials whose client has left", count, before);
+}
+
+#[test]
 fn dials_of_a_server_that_hangs_do_not_block_the_host_when_it_goes_on() {
     let Some(path) = Path::new() else { return };
     let gateway = format!("{}\"\ndial_deadline = \"1s", path.server);

@@ -315,6 +315,19 @@ fn one_type_that_is_never_answered_does_not_hold_back_the_other() {
 }
 
 #[test]
+fn one_type_that_is_never_answered_is_not_asked_for_more_often_than_the_other() {
+    let upstreams = Upstreams::at(&["127.0.0.2"]);
+    let dns = dns();
+    dns.set(NAME, &ips(&["127.0.0.2"]), 60);
+    dns.lie_about(NAME, RecordType::AAAA, Lie::Refused);
+    let bridge = upstreams.bridge(&dns, "").start();
+    let partial = || lookups(&bridge, "partial");
+    until_it("it was asked again soon, once", partial, |count| *count >= 2.0);
+    let left = upstream_status(&bridge)["ttl_left_seconds"].as_u64();
+    assert!(left > Some(30), "{left:?} s");
+}
+
+#[test]
 fn a_slow_answer_is_waited_for() {
     let upstreams = Upstreams::at(&["127.0.0.2"]);
     let dns = dns();

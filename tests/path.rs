@@ -133,6 +133,48 @@ fn when_every_endpoint_is_ejected_all_are_tried_and_it_is_said_once() {
 }
 
 #[test]
+fn a_gateway_that_stays_down_is_told_of_once_although_it_is_tried_again() {
+    let gateway = Gateway::at(&[]).answers(&["127.0.0.2"]);
+    let bridge = gateway.bridge("").start();
+    // The second ejection is longer than the first ever is: the trial has failed.
+    until("its trial has failed", || {
+        drop(read_to_the_end(&connect(bridge.listen)));
+        let left = &endpoints(&bridge)[0]["ejected_for_seconds"];
+        (left.as_u64() > Some(11)).then_some(())
+    });
+    let log = bridge.log();
+    let told = |text| log.iter().filter(|line| line.contains(text)).count();
+    assert_eq!(told("every endpoint is ejected: trying all"), 1, "{log:#?}");
+    assert_eq!(told("not every endpoint is ejected any more"), 0, "{log:#?}");
+}
+
+#[test]
+fn an_endpoint_behind_a_healthy_one_comes_back_although_nobody_needs_it() {
+    let gateway = Gateway::at(&[]).answers(&["127.0.0.2", "127.0.0.3"]);
+    let first = TcpListener::bind(("127.0.0.2", gateway.port)).unwrap();
+    let bridge = gateway.bridge("").start();
+    let mut client = connect(bridge.listen);
+    let mut greeter = support::tcp::accept(&first);
+    // It has not greeted yet, so the second one is dialled too.
+    until("the second one is ejected", || {
+        (endpoints(&bridge)[1]["state"] == "ejected").then_some(())
+    });
+    greeter.write_all(&greeting()).unwrap();
+    assert_eq!(read_exactly(&client, greeting().len()), greeting());
+    client.write_all(&login()).unwrap();
+
+    first.set_nonblocking(false).unwrap();
+    let _first = Gateway::serve(first);
+    let _second = Gateway::host("127.0.0.3", gateway.port);
+
+    until("its trial has been answered", || {
+        // The first one, but on a busy machine that is not certain.
+        gateway.who_answers(&bridge);
+        (endpoints(&bridge)[1]["state"] == "healthy").then_some(())
+    });
+}
+
+#[test]
 fn round_robin_gives_each_endpoint_its_turn() {
     let hosts = ["127.0.0.2", "127.0.0.3", "127.0.0.4"];
     let gateway = Gateway::at(&hosts).answers(&hosts);

@@ -23,7 +23,7 @@ use tracing::level_filters::LevelFilter;
 
 pub use error::ConfigError;
 pub use file::{Overrides, Raw, Source, check_variables};
-pub use value::{Bind, Gateway};
+pub use value::{Bind, Gateway, is_public};
 
 /// Everything a bridge runs on. `Serialize` writes it in the shape of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -174,7 +174,7 @@ pub struct Upstream {
     /// A DNS answer is asked again after this at the latest.
     #[serde(serialize_with = "duration")]
     pub max_ttl: Duration,
-    /// Whether an answer of public IPv4 addresses alone is refused.
+    /// Whether a public IPv4 address is refused: as the gateway, and as the answer for its name.
     pub require_private: bool,
     /// Networks that count as private besides those that always do.
     pub private_cidrs: Vec<IpNet>,

@@ -15,7 +15,7 @@ use super::parsers::{
     log_format, log_level, name, nameserver, network, or_auto, path, pool, positive_duration,
     protocol, seconds_or_never, socket_address, stall_timeout, threads, user_timeout,
 };
-use super::value::{Bind, Gateway};
+use super::value::{Bind, Gateway, is_public};
 use super::{Balance, Config, Listener, Log, LogFormat, Pool, Protocol, Tcp, Upstream};
 
 const DEFAULT_ADMIN: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9400);
@@ -146,20 +146,31 @@ fn finish_upstreams(
             };
             let source = section.source.clone();
             section.finish(&[])?;
-            if upstream.min_ttl > upstream.max_ttl {
-                return Err(ConfigError::new(
-                    source,
-                    format!(
-                        "[upstream.{}] has min_ttl {} above max_ttl {}",
-                        upstream.name,
-                        humantime::format_duration(upstream.min_ttl),
-                        humantime::format_duration(upstream.max_ttl)
-                    ),
-                ));
-            }
+            check_upstream(&upstream, source)?;
             Ok(upstream)
         })
         .collect()
+}
+
+fn check_upstream(upstream: &Upstream, source: Source) -> Result<(), ConfigError> {
+    let Upstream { name, gateway, min_ttl, max_ttl, .. } = upstream;
+    if min_ttl > max_ttl {
+        let [min, max] = [*min_ttl, *max_ttl].map(humantime::format_duration);
+        let message = format!("[upstream.{name}] has min_ttl {min} above max_ttl {max}");
+        return Err(ConfigError::new(source, message));
+    }
+    match gateway.literal() {
+        Some(address)
+            if upstream.require_private && is_public(address.ip(), &upstream.private_cidrs) =>
+        {
+            let message = format!(
+                "[upstream.{name}] has require_private = true, but its gateway {gateway} is public"
+            );
+            Err(ConfigError::new(source, message)
+                .hint("add its network to private_cidrs, or leave require_private out"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn finish_listeners(

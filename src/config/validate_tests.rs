@@ -140,6 +140,16 @@ fn a_bridge_to_itself_is_refused() {
 }
 
 #[test]
+fn a_public_literal_is_refused_where_a_private_address_is_required() {
+    let with = |keys: &str| format!("[upstream.a]\ngateway = \"3.112.0.1\"\n{keys}\n");
+    let refused = error(&with("require_private = true"));
+    assert!(refused.contains("its gateway 3.112.0.1:4000 is public"), "{refused}");
+    for fine in ["", "require_private = true\nprivate_cidrs = [\"3.112.0.0/16\"]"] {
+        parse(&with(fine), "fine.toml").unwrap();
+    }
+}
+
+#[test]
 fn an_upstream_that_nobody_uses_is_refused() {
     let text = format!("{SMALL}[upstream.b]\ngateway = \"b\"\n[[listener]]\nupstream = \"b\"\n");
     assert!(error(&text).contains("no listener forwards to [upstream.tidb]"));

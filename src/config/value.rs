@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
+use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
 /// The port of a TiDB Cloud gateway.
@@ -81,6 +82,19 @@ impl Serialize for Gateway {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
+}
+
+/// Whether an address is neither private by itself nor in one of `also_private`.
+///
+/// Private are RFC 1918, RFC 6598 (carrier-grade NAT, 100.64.0.0/10), link-local and loopback
+/// addresses. IPv6 is never public here: AWS gives private endpoints global addresses.
+pub fn is_public(address: IpAddr, also_private: &[IpNet]) -> bool {
+    let address = address.to_canonical();
+    let IpAddr::V4(v4) = address else { return false };
+    let [a, b, ..] = v4.octets();
+    let carrier_grade = a == 100 && (64..128).contains(&b);
+    let private = v4.is_private() || v4.is_link_local() || v4.is_loopback() || carrier_grade;
+    !private && !also_private.iter().any(|network| network.contains(&address))
 }
 
 /// What a listener binds to.

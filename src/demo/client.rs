@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
 use super::greeting::{CHARSET, NATIVE_PASSWORD, capability};
-use crate::mysql::packet::{HEADER_LEN, frame};
+use crate::mysql::packet::{HEADER_LEN, frame, payload_length};
 
 /// The user that the demo logs in as; the backends let everybody in.
 pub const USER: &str = "demo";
@@ -107,7 +107,7 @@ impl Client {
     async fn receive(&mut self) -> Result<Vec<u8>, ClientError> {
         let mut header = [0; HEADER_LEN];
         self.stream.read_exact(&mut header).await?;
-        let length = u32::from_le_bytes([header[0], header[1], header[2], 0]) as usize;
+        let length = payload_length(&header);
         self.sequence = header[3];
         let mut payload = vec![0; length];
         self.stream.read_exact(&mut payload).await?;

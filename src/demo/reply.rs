@@ -245,12 +245,13 @@ fn put_length(payload: &mut Vec<u8>, length: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mysql::packet::payload_length;
 
     /// Packets of `wire` as (length, sequence id, payload).
     fn packets(mut wire: &[u8]) -> Vec<(usize, u8, &[u8])> {
         let mut packets = Vec::new();
         while let Some((header, rest)) = wire.split_first_chunk::<HEADER_LEN>() {
-            let length = u32::from_le_bytes([header[0], header[1], header[2], 0]) as usize;
+            let length = payload_length(header);
             packets.push((length, header[3], &rest[..length]));
             wire = &rest[length..];
         }

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 use super::reply::{self, Cell};
-use crate::mysql::packet::HEADER_LEN;
+use crate::mysql::packet::{HEADER_LEN, payload_length};
 
 /// A buffer that a long command left behind is given back above this size, in bytes.
 const KEPT_BUFFER: usize = 64 * 1024;
@@ -57,7 +57,7 @@ impl<'a> Wire<'a> {
         }
         let mut header = [0; HEADER_LEN];
         self.reader.read_exact(&mut header).await?;
-        let length = u32::from_le_bytes([header[0], header[1], header[2], 0]) as usize;
+        let length = payload_length(&header);
         if length > limit {
             return Err(self.refuse(1153, "the packet is too long for the demo backend").await);
         }

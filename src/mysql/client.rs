@@ -1,46 +1,79 @@
 //! The client's side of a handshake, on a socket.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::handshake::{Greeting, ServerKind};
 use super::packet::{self, HEADER_LEN, frame};
+use crate::drain::{Drain, Phase};
 
 /// How long a server may take to greet. One that hangs greets everybody when it goes on, also those
 /// who have left, and counts them; past this it costs more to wait.
 const FOR_A_GREETING: Duration = Duration::from_secs(30);
 /// How long it may then take to refuse.
 const FOR_A_REFUSAL: Duration = Duration::from_secs(2);
-/// Farewells at a time. A server that hangs under a storm of connects must not cost this process all
-/// its descriptors; more are merely closed.
-static FAREWELLS: Semaphore = Semaphore::const_new(1000);
+/// Farewells of one upstream at a time. A server that hangs under a storm of connects must not cost
+/// this process all its descriptors; more are merely closed.
+const AT_A_TIME: usize = 1000;
 /// Longer than any packet of a failing log-in.
 const LONGEST: usize = 4096;
 /// Packets that a server may send until it has refused.
 const ROUNDS: usize = 4;
 
-/// Ends a connection to a server that has sent a greeting, or will, and was told nothing. `said`
-/// is what has been read of the greeting already.
+/// Ends connections to one upstream whose server has sent a greeting, or will, and was told nothing.
 ///
 /// MySQL and MariaDB would count a mere close as an interrupted handshake, and block this host
 /// after `max_connect_errors` of them; they are told a log-in that fails. TiDB counts nothing.
 ///
-/// It goes on when nobody waits for it any more: a prober that loses patience must not leave half a
-/// log-in behind, which counts as well.
-pub async fn take_leave(stream: TcpStream, said: Vec<u8>) {
-    // It fails only by a panic, which the panic hook has told.
-    let _ = tokio::spawn(fail_to_log_in(stream, said)).await;
+/// The drain waits for farewells as it does for sessions; a server that has not greeted when it
+/// closes is left.
+#[derive(Debug)]
+pub struct Farewells {
+    seats: Arc<Semaphore>,
+    drain: Drain,
 }
 
-/// Whatever fails here, nothing is left to do for such a server.
-async fn fail_to_log_in(mut stream: TcpStream, mut said: Vec<u8>) -> io::Result<()> {
-    let Ok(_farewell) = FAREWELLS.try_acquire() else { return Ok(()) };
-    timeout(FOR_A_GREETING, read_greeting(&mut stream, &mut said)).await??;
+impl Farewells {
+    /// Those of an upstream; `drain` waits for them.
+    pub fn new(drain: Drain) -> Self {
+        Self { seats: Arc::new(Semaphore::new(AT_A_TIME)), drain }
+    }
+
+    /// Makes the drain wait for a connection that may come to need a farewell.
+    pub fn expect_one(&self) -> TaskTrackerToken {
+        self.drain.join()
+    }
+
+    /// Begins a farewell. `said` is what has been read of the greeting already.
+    ///
+    /// A task of its own, which goes on when nobody waits for it any more: a prober that loses
+    /// patience must not leave half a log-in behind, which counts as well.
+    pub fn say(&self, stream: TcpStream, said: Vec<u8>) -> JoinHandle<()> {
+        let (seats, drain, member) = (self.seats.clone(), self.drain.clone(), self.drain.join());
+        tokio::spawn(async move {
+            if let Ok(_seat) = seats.try_acquire_owned() {
+                // Whatever fails, nothing is left to do for such a server.
+                let _ = fail_to_log_in(stream, said, &drain).await;
+            }
+            drop(member);
+        })
+    }
+}
+
+async fn fail_to_log_in(mut stream: TcpStream, mut said: Vec<u8>, drain: &Drain) -> io::Result<()> {
+    tokio::select! {
+        biased;
+        read = timeout(FOR_A_GREETING, read_greeting(&mut stream, &mut said)) => read??,
+        () = drain.reached(Phase::Closing) => return Ok(()),
+    }
     match Greeting::parse(&said[HEADER_LEN..]) {
         Some(greeting) => timeout(FOR_A_REFUSAL, refuse_to_log_in(&mut stream, &greeting)).await?,
         None => Ok(()),
@@ -93,5 +126,47 @@ fn bounded_length(header: &[u8; HEADER_LEN]) -> io::Result<usize> {
     match packet::payload_length(header) {
         length if length <= LONGEST => Ok(length),
         _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    #[expect(clippy::disallowed_methods, reason = "loopback")]
+    async fn silent_server() -> (TcpListener, TcpStream) {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(server.local_addr().unwrap()).await.unwrap();
+        (server, stream)
+    }
+
+    #[tokio::test]
+    async fn the_drain_waits_for_a_farewell_until_it_closes() {
+        let drain = Drain::new();
+        let (_server, stream) = silent_server().await;
+        let farewell = Farewells::new(drain.clone()).say(stream, Vec::new());
+        tokio::select! {
+            biased;
+            () = drain.empty() => panic!("a farewell is under way"),
+            () = tokio::task::yield_now() => {}
+        }
+        drain.close();
+        drain.empty().await;
+        farewell.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_server_that_hangs_takes_no_more_than_the_seats_of_its_own_upstream() {
+        let farewells = Farewells { seats: Arc::new(Semaphore::new(1)), drain: Drain::new() };
+        let (server, stream) = silent_server().await;
+        let _waiting = farewells.say(stream, Vec::new());
+        let (mut first, _) = server.accept().await.unwrap();
+        let (server, stream) = silent_server().await;
+        farewells.say(stream, Vec::new()).await.unwrap();
+        let (mut second, _) = server.accept().await.unwrap();
+        assert_eq!(second.read(&mut [0]).await.unwrap(), 0, "it was merely closed");
+        assert_eq!(first.try_read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        first.shutdown().await.unwrap();
     }
 }

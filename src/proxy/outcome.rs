@@ -155,7 +155,8 @@ mod tests {
         let text = "[[listener]]\nname = \"app\"\n[upstream.gw]\ngateway = \"127.0.0.1:1\"\n";
         let Config { tcp, stall_timeout, mut listeners, mut upstreams, .. } =
             config::parse(text, "test").unwrap();
-        let upstream = Upstream::new(upstreams.remove(0), tcp.clone(), metrics.upstream("gw"));
+        let handles = metrics.upstream("gw");
+        let upstream = Upstream::new(upstreams.remove(0), tcp.clone(), handles, drain.clone());
         Arc::new(Proxy {
             config: listeners.remove(0),
             addresses: Vec::new(),

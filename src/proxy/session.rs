@@ -10,7 +10,6 @@ use tracing::debug;
 use super::outcome::Outcome;
 use crate::config::Protocol;
 use crate::drain::Phase;
-use crate::mysql::client;
 use crate::mysql::handshake::answer_sequence;
 use crate::mysql::packet::{ErrorCode, err, err_greeting};
 use crate::net::socket;
@@ -71,7 +70,7 @@ async fn part(outcome: &Outcome, parting: Parting, reason: Reason) {
     let Parting { mut client, upstream, opening } = parting;
     if !opening.client_has_spoken() {
         drop(client);
-        client::take_leave(upstream, opening.greeting).await;
+        outcome.proxy.upstream.take_leave(upstream, opening.greeting).await;
         return;
     }
     let (code, message) = match reason {

@@ -211,6 +211,12 @@ impl Relay {
     }
 
     fn break_off(&mut self, cause: (Side, Reason), cx: &mut Context<'_>) -> Poll<End> {
+        let silent = self.opening.as_ref().is_some_and(|opening| !opening.client_has_spoken());
+        if silent && cause.0 == Side::Client {
+            // The greeting's write met it first. There is nothing to deliver, but a server to
+            // take leave of.
+            return Poll::Ready(self.end(cause));
+        }
         self.opening = None;
         self.poll_breakage(Box::new(Breakage::new(cause)), cx)
     }
@@ -283,5 +289,40 @@ mod tests {
     #[test]
     fn an_idle_relay_is_small() {
         assert!(size_of::<Relay>() < 512, "{} bytes", size_of::<Relay>());
+    }
+
+    /// The reset arrives between the look at the client and the write of the greeting.
+    #[tokio::test]
+    async fn a_client_that_reset_unheard_leaves_a_server_to_take_leave_of() {
+        let (client, visitor) = pair().await;
+        let (upstream, server) = pair().await;
+        let counters = Counters {
+            to_upstream: IntCounter::new("up", "test").unwrap(),
+            to_client: IntCounter::new("down", "test").unwrap(),
+        };
+        let limits = Limits { idle_timeout: Duration::ZERO, retire_at: None, retire: None };
+        let minute = Duration::from_secs(60);
+        let deadlines = Some(Deadlines { handshake: minute, reply: minute });
+        let mut relay = Relay::new(client, upstream, counters, minute, limits, deadlines);
+        assert!(poll_once(&mut relay).is_pending());
+        server.try_write(b"hello").unwrap();
+        relay.upstream.stream.readable().await.unwrap();
+        visitor.set_zero_linger().unwrap();
+        drop(visitor);
+        let Poll::Ready(end) = poll_once(&mut relay) else { panic!("it goes on") };
+        assert_eq!((end.side, end.reason), (Side::Client, Reason::Reset));
+        assert!(!relay.into_parting().unwrap().opening.client_has_spoken());
+    }
+
+    fn poll_once(relay: &mut Relay) -> Poll<End> {
+        Pin::new(relay).poll(&mut Context::from_waker(std::task::Waker::noop()))
+    }
+
+    /// Both ends of a connection.
+    #[expect(clippy::disallowed_methods, reason = "loopback")]
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let one = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (one, listener.accept().await.unwrap().0)
     }
 }

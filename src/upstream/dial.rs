@@ -10,12 +10,13 @@ use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::endpoint::Endpoint;
 use super::health::Standing;
 use crate::config::{Protocol, Tcp};
 use crate::metrics::UpstreamMetrics;
-use crate::mysql::client;
+use crate::mysql::client::Farewells;
 use crate::net::connect::{ConnectError, connect, greeted};
 
 /// Head start of an attempt over the next one.
@@ -34,13 +35,20 @@ pub(super) struct Dialler {
     pub started: Instant,
     pub deadline: Instant,
     pub metrics: Arc<UpstreamMetrics>,
+    pub farewells: Arc<Farewells>,
 }
 
-type Told = (Arc<Endpoint>, Result<TcpStream, ConnectError>);
+/// A connection that has answered, and its place in the drain until somebody takes it over.
+struct Answered {
+    stream: TcpStream,
+    _member: TaskTrackerToken,
+}
+
+type Told = (Arc<Endpoint>, Result<Answered, ConnectError>);
 
 /// The attempts under way. Dropped, it leaves them to themselves.
-struct Race {
-    protocol: Protocol,
+struct Race<'d> {
+    dialler: &'d Dialler,
     tell: UnboundedSender<Told>,
     told: UnboundedReceiver<Told>,
     running: Vec<Arc<Endpoint>>,
@@ -49,18 +57,20 @@ struct Race {
 impl Dialler {
     /// The first of `endpoints` that answers, or why none did.
     pub async fn race(
-        self,
+        &self,
         endpoints: Vec<Arc<Endpoint>>,
     ) -> Result<(TcpStream, Arc<Endpoint>), Vec<(Arc<Endpoint>, ConnectError)>> {
         let (tell, told) = unbounded_channel();
-        let mut race = Race { protocol: self.protocol, tell, told, running: Vec::new() };
+        let mut race = Race { dialler: self, tell, told, running: Vec::new() };
+        self.try_behind_a_healthy_one(&endpoints);
         let mut waiting = endpoints.into_iter().peekable();
         let mut failures = Vec::new();
         loop {
             // A trial has no head start: the endpoint was down, and its trial must cost nobody.
             while race.running.len() < AT_ONCE {
                 let Some(endpoint) = waiting.next() else { break };
-                let is_trial = self.start(&mut race, endpoint);
+                race.running.push(endpoint.clone());
+                let is_trial = self.start(endpoint, race.tell.clone());
                 if !is_trial {
                     break;
                 }
@@ -78,7 +88,7 @@ impl Dialler {
                         race.running.remove(at);
                     }
                     match result {
-                        Ok(stream) => {
+                        Ok(Answered { stream, .. }) => {
                             endpoint.succeeded();
                             for slower in &race.running[..started_before] {
                                 slower.failed("another endpoint answered sooner, dialled later");
@@ -98,12 +108,21 @@ impl Dialler {
         }
     }
 
+    /// Starts the trials that are due of endpoints whose turn comes only if a healthy one fails.
+    /// They are for the endpoints' sake: their connections are nobody's.
+    fn try_behind_a_healthy_one(&self, endpoints: &[Arc<Endpoint>]) {
+        let standings = endpoints.iter().map(|endpoint| (endpoint, endpoint.standing()));
+        let behind = standings.skip_while(|(_, standing)| *standing != Standing::Healthy);
+        for (endpoint, _) in behind.filter(|(_, standing)| *standing == Standing::Due) {
+            self.start(endpoint.clone(), unbounded_channel().0);
+        }
+    }
+
     /// Starts an attempt, and tells whether it is the endpoint's trial.
-    fn start(&self, race: &mut Race, endpoint: Arc<Endpoint>) -> bool {
+    fn start(&self, endpoint: Arc<Endpoint>, tell: UnboundedSender<Told>) -> bool {
         let is_trial = endpoint.standing() == Standing::Due;
         endpoint.begin_trial();
-        race.running.push(endpoint.clone());
-        let (dialler, tell) = (self.clone(), race.tell.clone());
+        let dialler = self.clone();
         drop(tokio::spawn(async move {
             let result = dialler.dial(&endpoint).await;
             match &result {
@@ -119,15 +138,16 @@ impl Dialler {
                 dialler.metrics.dial_failed(error.as_str());
             }
             if let Err(lost) = tell.send((endpoint, result)) {
-                leave(dialler.protocol, lost.0).await;
+                dialler.leave(lost.0);
             }
         }));
         is_trial
     }
 
-    async fn dial(&self, endpoint: &Endpoint) -> Result<TcpStream, ConnectError> {
+    async fn dial(&self, endpoint: &Endpoint) -> Result<Answered, ConnectError> {
         let started = Instant::now();
         let stream = connect(endpoint.address, &self.tcp, self.connect_timeout).await?;
+        let member = self.farewells.expect_one();
         if self.protocol == Protocol::Mysql {
             // A little before the race ends, so that it can say what was missing.
             let end = self.deadline - BEFORE_THE_END;
@@ -135,29 +155,31 @@ impl Dialler {
             if let Err(error) = greeted(&stream, left).await {
                 // A server that hangs will greet, and count, when it goes on.
                 if matches!(error, ConnectError::Silent(_)) {
-                    drop(tokio::spawn(client::take_leave(stream, Vec::new())));
+                    drop(self.farewells.say(stream, Vec::new()));
                 }
                 return Err(error);
             }
         }
         self.metrics.dial.observe(started.elapsed().as_secs_f64());
-        Ok(stream)
+        Ok(Answered { stream, _member: member })
     }
-}
 
-impl Drop for Race {
-    fn drop(&mut self) {
-        self.told.close();
-        let Ok(runtime) = Handle::try_current() else { return };
-        while let Ok(lost) = self.told.try_recv() {
-            drop(runtime.spawn(leave(self.protocol, lost)));
+    /// Ends a connection that nobody wants any more as its server likes it.
+    fn leave(&self, (_, result): Told) {
+        if let (Protocol::Mysql, Ok(answered)) = (self.protocol, result) {
+            drop(self.farewells.say(answered.stream, Vec::new()));
         }
     }
 }
 
-/// Ends a connection that nobody wants any more as its server likes it.
-async fn leave(protocol: Protocol, (_, result): Told) {
-    if let (Protocol::Mysql, Ok(stream)) = (protocol, result) {
-        client::take_leave(stream, Vec::new()).await;
+impl Drop for Race<'_> {
+    fn drop(&mut self) {
+        self.told.close();
+        // Without a runtime the process is at its end.
+        if Handle::try_current().is_ok() {
+            while let Ok(lost) = self.told.try_recv() {
+                self.dialler.leave(lost);
+            }
+        }
     }
 }

@@ -7,6 +7,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
+use crate::config::is_public;
+
 /// The addresses of an answer that may be dialled, or the public one that was found instead.
 ///
 /// Public IPv4 addresses are left out of a mixed answer; an answer of public IPv4 addresses alone
@@ -17,26 +19,13 @@ pub fn private_only(
 ) -> Result<Vec<IpAddr>, Ipv4Addr> {
     // Linux dials ::ffff:a.b.c.d over IPv4.
     let addresses: Vec<IpAddr> = addresses.iter().map(IpAddr::to_canonical).collect();
-    let is_public = |address: &IpAddr| match address {
-        IpAddr::V4(v4) => !is_private(*v4) && !also_private.iter().any(|net| net.contains(address)),
-        IpAddr::V6(_) => false,
-    };
-    let public = addresses.iter().find(|address| is_public(address)).copied();
+    let public = addresses.iter().find(|address| is_public(**address, also_private)).copied();
     let allowed: Vec<IpAddr> =
-        addresses.into_iter().filter(|address| !is_public(address)).collect();
+        addresses.into_iter().filter(|address| !is_public(*address, also_private)).collect();
     match public {
         Some(IpAddr::V4(public)) if !allowed.iter().any(IpAddr::is_ipv4) => Err(public),
         _ => Ok(allowed),
     }
-}
-
-/// RFC 1918, RFC 6598 (carrier-grade NAT, 100.64.0.0/10), link-local and loopback.
-fn is_private(address: Ipv4Addr) -> bool {
-    let [a, b, ..] = address.octets();
-    address.is_private()
-        || address.is_link_local()
-        || address.is_loopback()
-        || (a == 100 && (64..128).contains(&b))
 }
 
 #[cfg(test)]

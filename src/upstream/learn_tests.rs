@@ -14,6 +14,9 @@ async fn a_family_that_could_not_be_asked_keeps_its_addresses_and_is_asked_again
     assert!(again <= upstream.config.min_ttl);
     assert_eq!(known(&upstream), ["10.0.0.1", "fd00::2"]);
 
+    let again = upstream.learn(answer(&["fd00::2"], Some(Family::V4)));
+    assert_eq!(again, long - long / 10, "it was asked again, and is still not answered");
+
     upstream.learn(answer(&["fd00::3"], None));
     assert_eq!(known(&upstream), ["fd00::3"], "an answer that has none is an answer");
 }
@@ -55,5 +58,5 @@ fn known(upstream: &Upstream) -> Vec<String> {
 fn upstream() -> Upstream {
     let config = config::parse("[upstream.gw]\ngateway = \"gw.test\"\n", "test").unwrap();
     let metrics = Metrics::new().upstream("gw");
-    Upstream::new(config.upstreams[0].clone(), config.tcp, metrics)
+    Upstream::new(config.upstreams[0].clone(), config.tcp, metrics, Drain::new())
 }

@@ -24,8 +24,10 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use crate::config::{self, Protocol, Tcp};
+use crate::drain::Drain;
 use crate::log::Chain;
 use crate::metrics::UpstreamMetrics;
+use crate::mysql::client::Farewells;
 use dial::Dialler;
 use endpoint::EndpointState;
 use health::Standing;
@@ -49,6 +51,7 @@ pub struct Upstream {
     config: config::Upstream,
     tcp: Tcp,
     metrics: Arc<UpstreamMetrics>,
+    farewells: Arc<Farewells>,
     known: watch::Sender<Known>,
     /// Left the answer while sessions used them.
     vanished: Mutex<Vec<Arc<Endpoint>>>,
@@ -65,6 +68,8 @@ struct Known {
     valid_until: Option<Instant>,
     /// Why the last look-up failed, if it did.
     error: Option<String>,
+    /// The family that could not be asked in the last answer.
+    missing: Option<Family>,
 }
 
 /// An upstream connection in hand.
@@ -93,7 +98,8 @@ pub struct Snapshot {
 
 impl Upstream {
     /// An upstream; a literal is known at once, a name after [`Self::keep_resolved`] has asked.
-    pub fn new(config: config::Upstream, tcp: Tcp, metrics: UpstreamMetrics) -> Self {
+    /// `drain` waits until its servers have been taken leave of.
+    pub fn new(config: config::Upstream, tcp: Tcp, metrics: UpstreamMetrics, drain: Drain) -> Self {
         let label: Arc<str> = config.name.as_str().into();
         let literal = config.gateway.literal().map(|address| Endpoint::new(label, address));
         let known = Known { endpoints: literal.into_iter().collect(), ..Known::default() };
@@ -101,6 +107,7 @@ impl Upstream {
             config,
             tcp,
             metrics: Arc::new(metrics),
+            farewells: Arc::new(Farewells::new(drain)),
             known: watch::Sender::new(known),
             vanished: Mutex::default(),
             turn: AtomicUsize::new(0),
@@ -128,21 +135,29 @@ impl Upstream {
         self.config.close_vanished_after
     }
 
-    /// The state now; the endpoints' metrics are brought up to it.
-    pub fn snapshot(&self) -> Snapshot {
-        let known = self.known.borrow().clone();
-        let mut endpoints = known.endpoints;
-        endpoints.extend(self.vanished().iter().cloned());
-        let endpoints: Vec<_> = endpoints.iter().map(|endpoint| endpoint.snapshot()).collect();
+    /// Brings the endpoints' metrics up to now.
+    pub fn count_endpoints(&self) {
+        let endpoints = self.endpoints();
         for state in [EndpointState::Healthy, EndpointState::Ejected, EndpointState::Vanished] {
             let count = endpoints.iter().filter(|endpoint| endpoint.state == state).count();
             self.metrics.endpoints(state.as_str(), count);
         }
+    }
+
+    fn endpoints(&self) -> Vec<endpoint::Snapshot> {
+        let mut endpoints = self.known.borrow().endpoints.clone();
+        endpoints.extend(self.vanished().iter().cloned());
+        endpoints.iter().map(|endpoint| endpoint.snapshot()).collect()
+    }
+
+    /// The state now.
+    pub fn snapshot(&self) -> Snapshot {
+        let known = self.known.borrow().clone();
         let left = |until: Instant| until.saturating_duration_since(Instant::now()).as_secs();
         Snapshot {
             name: self.config.name.clone(),
             gateway: self.config.gateway.to_string(),
-            endpoints,
+            endpoints: self.endpoints(),
             ttl_left_seconds: known.valid_until.map(left),
             dns_error: known.error,
         }
@@ -210,11 +225,12 @@ impl Upstream {
     }
 
     /// Takes an answer over and tells when to ask again: shortly before it expires. A family that
-    /// could not be asked keeps the addresses that are known of it, and is asked again soon.
+    /// could not be asked keeps the addresses that are known of it, and is asked again soon, once: a
+    /// server that never answers for it must not be asked more often than one that does.
     fn learn(&self, answer: Answer) -> Duration {
         let ttl = match answer.missing {
-            None => answer.ttl.clamp(self.config.min_ttl, self.config.max_ttl),
-            Some(_) => self.config.min_ttl,
+            Some(_) if answer.missing != self.known.borrow().missing => self.config.min_ttl,
+            _ => answer.ttl.clamp(self.config.min_ttl, self.config.max_ttl),
         };
         let mut vanished = self.vanished();
         self.known.send_modify(|known| {
@@ -257,6 +273,7 @@ impl Upstream {
             }
             known.valid_until = Some(Instant::now() + ttl);
             known.error = None;
+            known.missing = answer.missing;
         });
         ttl - ttl / 10
     }
@@ -289,6 +306,7 @@ impl Upstream {
             started,
             deadline,
             metrics: self.metrics.clone(),
+            farewells: self.farewells.clone(),
         };
         match dialler.race(endpoints).await {
             Ok((stream, endpoint)) => Ok(Connected { stream, in_use: endpoint.lend() }),
@@ -300,6 +318,13 @@ impl Upstream {
                     .collect(),
             }),
         }
+    }
+
+    /// Ends a connection of [`Self::connect`] over which its server was told nothing, and waits until
+    /// it has. `said` is what has been read of the greeting already.
+    pub async fn take_leave(&self, stream: TcpStream, said: Vec<u8>) {
+        // It fails only by a panic, which the panic hook has told.
+        let _ = self.farewells.say(stream, said).await;
     }
 
     /// The endpoints in the order to try them. Waits for the first look-up, not for later ones.
@@ -330,7 +355,7 @@ impl Upstream {
                 sessions: endpoint.sessions(),
             })
             .collect();
-        self.tell_panic(candidates.iter().all(|one| one.standing == Standing::Ejected));
+        self.tell_panic(candidates.iter().all(|one| one.standing != Standing::Healthy));
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let order = pick::order(&candidates, self.config.balance, turn);
         Ok(order.into_iter().map(|at| endpoints[at].clone()).collect())
