@@ -4,6 +4,8 @@
 //! runtime with listening sockets of its own; the control runtime, on which [`App::run`] is
 //! polled, carries the resolvers, the admin endpoint and the drain.
 
+mod error;
+
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -13,7 +15,6 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use thiserror::Error;
 use tokio::runtime;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -30,77 +31,10 @@ use crate::proxy::Proxy;
 use crate::relay;
 use crate::upstream::Upstream;
 
+pub use error::{BuildError, RunError};
+
 /// Time for sessions that were told to close to be gone.
 const CLOSING: Duration = Duration::from_secs(5);
-
-/// Why a bridge cannot start.
-#[derive(Debug, Error)]
-pub enum BuildError {
-    /// An address cannot be listened on.
-    #[error("cannot listen on {address}")]
-    Bind {
-        /// The address.
-        address: SocketAddr,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// The kernel does not have the congestion control algorithm, or does not allow it.
-    #[error("congestion_control is `{name}`, which the kernel refuses")]
-    CongestionControl {
-        /// The algorithm.
-        name: String,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// The token file cannot be read.
-    #[error("cannot read admin_token_file {}", path.display())]
-    Token {
-        /// The file.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// The token file holds no token.
-    #[error("admin_token_file {} is empty", .0.display())]
-    EmptyToken(PathBuf),
-}
-
-impl BuildError {
-    /// What may be done about it.
-    pub fn hint(&self) -> Option<&'static str> {
-        let source = match self {
-            Self::Bind { source, .. } => source,
-            Self::CongestionControl { .. } => {
-                return Some("see net.ipv4.tcp_allowed_congestion_control, or set system");
-            }
-            Self::Token { .. } | Self::EmptyToken(_) => return None,
-        };
-        match source.kind() {
-            io::ErrorKind::AddrInUse => {
-                Some("another process listens there; choose another port with --listen or --admin")
-            }
-            io::ErrorKind::PermissionDenied => {
-                Some("ports below 1024 need CAP_NET_BIND_SERVICE; choose a higher one")
-            }
-            io::ErrorKind::AddrNotAvailable => Some("no interface of this host has that address"),
-            _ => None,
-        }
-    }
-}
-
-/// Why a bridge that had started ended.
-#[derive(Debug, Error)]
-pub enum RunError {
-    /// A data thread cannot be started.
-    #[error("cannot start a data thread")]
-    Thread(#[source] io::Error),
-    /// A task that the bridge cannot do without panicked; the log has where.
-    #[error("a control task panicked")]
-    Panicked,
-    /// A socket cannot be handed to the runtime.
-    #[error("cannot use a listening socket")]
-    Socket(#[source] io::Error),
-}
 
 /// A bridge whose sockets are bound.
 pub struct App {

@@ -1,0 +1,76 @@
+//! Why a bridge cannot start, or ended.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// Why a bridge cannot start.
+#[derive(Debug, Error)]
+pub enum BuildError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The kernel does not have the congestion control algorithm, or does not allow it.
+    #[error("congestion_control is `{name}`, which the kernel refuses")]
+    CongestionControl {
+        /// The algorithm.
+        name: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The token file cannot be read.
+    #[error("cannot read admin_token_file {}", path.display())]
+    Token {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The token file holds no token.
+    #[error("admin_token_file {} is empty", .0.display())]
+    EmptyToken(PathBuf),
+}
+
+impl BuildError {
+    /// What may be done about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        let source = match self {
+            Self::Bind { source, .. } => source,
+            Self::CongestionControl { .. } => {
+                return Some("see net.ipv4.tcp_allowed_congestion_control, or set system");
+            }
+            Self::Token { .. } | Self::EmptyToken(_) => return None,
+        };
+        match source.kind() {
+            io::ErrorKind::AddrInUse => {
+                Some("another process listens there; choose another port with --listen or --admin")
+            }
+            io::ErrorKind::PermissionDenied => {
+                Some("ports below 1024 need CAP_NET_BIND_SERVICE; choose a higher one")
+            }
+            io::ErrorKind::AddrNotAvailable => Some("no interface of this host has that address"),
+            _ => None,
+        }
+    }
+}
+
+/// Why a bridge that had started ended.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// A data thread cannot be started.
+    #[error("cannot start a data thread")]
+    Thread(#[source] io::Error),
+    /// A task that the bridge cannot do without panicked; the log has where.
+    #[error("a control task panicked")]
+    Panicked,
+    /// A socket cannot be handed to the runtime.
+    #[error("cannot use a listening socket")]
+    Socket(#[source] io::Error),
+}
