@@ -113,7 +113,8 @@ impl Dialler {
     fn try_behind_a_healthy_one(&self, endpoints: &[Arc<Endpoint>]) {
         let standings = endpoints.iter().map(|endpoint| (endpoint, endpoint.standing()));
         let behind = standings.skip_while(|(_, standing)| *standing != Standing::Healthy);
-        for (endpoint, _) in behind.filter(|(_, standing)| *standing == Standing::Due) {
+        let due = behind.filter(|(_, standing)| *standing == Standing::Due);
+        for (endpoint, _) in due.take(AT_ONCE) {
             self.start(endpoint.clone(), unbounded_channel().0);
         }
     }
