@@ -26,10 +26,12 @@ mod targets;
 
 use std::error::Error;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use socket2::SockRef;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::axes::{AXES, Extent};
@@ -161,11 +163,19 @@ async fn compare(arguments: &Arguments, tidegate: PathBuf) -> Result<(), Box<dyn
         scratch
     };
     let took = began.elapsed();
-    let report = Report { tables, verdicts, versions, skipped, extent, took };
+    let congestion_control = congestion_control(&server)?;
+    let report = Report { tables, verdicts, versions, skipped, congestion_control, extent, took };
     let text = report.markdown("RESULTS.svg");
     println!("{text}");
     fs::write(folder.join("RESULTS.md"), text)?;
     plot::draw(&report.tables, &folder.join("RESULTS.svg"))?;
     eprintln!("written to {}, {} s", folder.display(), took.as_secs());
     Ok(())
+}
+
+/// What the kernel gives a connection here, by route or by default.
+fn congestion_control(server: &Server) -> io::Result<String> {
+    let stream = server::connect(server.replies)?;
+    let name = SockRef::from(&stream).tcp_congestion()?;
+    Ok(String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned())
 }

@@ -18,6 +18,8 @@ pub struct Report {
     pub versions: Vec<(&'static str, String)>,
     /// Names of what could not be had, and why.
     pub skipped: Vec<(&'static str, String)>,
+    /// Of a connection of the load generator.
+    pub congestion_control: String,
     pub extent: Extent,
     pub took: Duration,
 }
@@ -72,7 +74,6 @@ impl Report {
         let model = model.map_or("unknown", |model| model.trim_start_matches([' ', '\t', ':']));
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
         let kernel = file("/proc/sys/kernel/osrelease");
-        let control = file("/proc/sys/net/ipv4/tcp_congestion_control");
         let load = file("/proc/loadavg");
         let commit = Command::new("git").args(["describe", "--always", "--dirty"]).output();
         let commit = commit.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
@@ -81,7 +82,7 @@ impl Report {
              - congestion control of all sockets: {}\n\
              - load average at the end: {}\n- tidegate's commit: {}\n",
             kernel.trim(),
-            control.trim(),
+            self.congestion_control,
             load.trim(),
             commit.unwrap_or_default().trim(),
         );
