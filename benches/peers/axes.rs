@@ -97,7 +97,7 @@ const fn bulk(streams: usize) -> Probe {
 }
 
 const fn first_byte(delay: usize) -> Probe {
-    Probe::Greetings(Load::FirstByte { at_once: 4 }, delay)
+    Probe::Greetings(Load::FirstByte { at_once: 2 }, delay)
 }
 
 /// How much of everything.

@@ -35,7 +35,7 @@ use socket2::SockRef;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::axes::{AXES, Extent};
-use crate::candidates::{Places, TIDEGATE_LOGS};
+use crate::candidates::{CANDIDATES, Places, TIDEGATE_LOGS};
 use crate::report::Report;
 use crate::server::Server;
 
@@ -103,6 +103,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn compare(arguments: &Arguments, tidegate: PathBuf) -> Result<(), Box<dyn Error>> {
+    let axes = AXES.iter().map(|axis| axis.key).chain([SEMANTICS]);
+    known("--only", &arguments.only, axes)?;
+    known("--peers", &arguments.peers, CANDIDATES.iter().map(|candidate| candidate.name))?;
     let began = Instant::now();
     let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join("peers");
     fs::create_dir_all(&scratch)?;
@@ -171,6 +174,21 @@ async fn compare(arguments: &Arguments, tidegate: PathBuf) -> Result<(), Box<dyn
     plot::draw(&report.tables, &folder.join("RESULTS.svg"))?;
     eprintln!("written to {}, {} s", folder.display(), took.as_secs());
     Ok(())
+}
+
+/// Refuses a choice that chooses nothing.
+fn known<'a>(
+    flag: &str,
+    starts: &[String],
+    names: impl Iterator<Item = &'a str>,
+) -> Result<(), Box<dyn Error>> {
+    let names: Vec<&str> = names.collect();
+    match starts.iter().find(|start| !names.iter().any(|name| name.starts_with(start.as_str()))) {
+        Some(start) => {
+            Err(format!("{flag}: `{start}` begins none of: {}", names.join(", ")).into())
+        }
+        None => Ok(()),
+    }
 }
 
 /// What the kernel gives a connection here, by route or by default.

@@ -1,4 +1,4 @@
-//! The main figures as bars.
+//! The main figures as bars: medians, with a line from the least to the most.
 
 use std::error::Error;
 use std::path::Path;
@@ -64,8 +64,8 @@ fn panel(
     let title = format!("{}: {} ({better})", table.axis.title, figure.name());
     area.draw_text(&title, &left, (12, HEAD / 2))?;
 
-    let values = table.rows.iter().filter_map(|row| table.median(row.candidate, figure));
-    let mut sorted: Vec<f64> = values.collect();
+    let summaries = table.rows.iter().filter_map(|row| table.summary(row.candidate, figure));
+    let mut sorted: Vec<f64> = summaries.map(|summary| summary.max).collect();
     sorted.sort_by(f64::total_cmp);
     // One that is far off, as a process for each connection is in memory, must not flatten the rest.
     let most = match sorted[..] {
@@ -76,16 +76,19 @@ fn panel(
     let room = f64::from(area.dim_in_pixel().0 as i32 - NAMES - VALUES);
     for (index, row) in table.rows.iter().enumerate() {
         let middle = HEAD + BAR * index as i32 + BAR / 2;
-        let end = NAMES - 6;
-        area.draw_text(row.candidate, &right, (end, middle))?;
-        let Some(value) = table.median(row.candidate, figure) else { continue };
-        let length = (value.min(most) / most * room).max(1.0) as i32;
+        area.draw_text(row.candidate, &right, (NAMES - 6, middle))?;
+        let Some(summary) = table.summary(row.candidate, figure) else { continue };
+        let place = |value: f64| NAMES + (value.min(most) / most * room).max(1.0) as i32;
+        let end = place(summary.median);
         let color = if row.candidate.starts_with("tidegate") { OURS } else { OTHERS };
         let (top, bottom) = (middle - BAR / 2 + 2, middle + BAR / 2 - 2);
-        let bar = Rectangle::new([(NAMES, top), (NAMES + length, bottom)], color.filled());
+        let bar = Rectangle::new([(NAMES, top), (end, bottom)], color.filled());
         area.draw(&bar)?;
-        let cut = if value > most { "… " } else { "" };
-        area.draw_text(&format!("{cut}{}", short(value)), &left, (NAMES + length + 6, middle))?;
+        let spread = [(place(summary.min), middle), (place(summary.max), middle)];
+        area.draw(&PathElement::new(spread, BLACK))?;
+        let cut = if summary.median > most { "… " } else { "" };
+        let value = format!("{cut}{}", short(summary.median));
+        area.draw_text(&value, &left, (place(summary.max) + 6, middle))?;
     }
     Ok(())
 }

@@ -9,8 +9,11 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+
+use crate::server::sleep;
 
 /// Clock ticks per second in `/proc/PID/stat`: `USER_HZ`, which is 100 on every Linux in use.
 const TICKS: f64 = 100.0;
@@ -56,20 +59,16 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Parents first, so that none of them starts another; what they started meanwhile is found by
-        // the next look.
-        loop {
-            let tree: Vec<u32> = self.tree().into_iter().filter(|pid| lives(*pid)).collect();
-            if tree.is_empty() {
-                break;
-            }
-            for pid in tree {
-                if let Some(pid) = Pid::from_raw(pid as i32) {
-                    // It may have ended by itself.
-                    let _ = kill_process(pid, Signal::KILL);
-                }
-            }
-            let _ = self.child.wait();
+        let tree = self.tree();
+        // Parents first, so that none of them starts another.
+        for pid in tree.iter().filter_map(|pid| Pid::from_raw(*pid as i32)) {
+            // It may have ended by itself.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        let _ = self.child.wait();
+        // Thousands take a while, which would be the next candidate's.
+        while tree.iter().any(|pid| lives(*pid)) {
+            sleep(Duration::from_millis(5));
         }
     }
 }

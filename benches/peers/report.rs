@@ -38,7 +38,7 @@ const WEAK: &str = "\
   soft interrupts on behalf of a proxy is charged to whoever runs at that moment.
 - Memory is what the processes have (`Pss_Anon`), not the kernel's socket buffers, which are the same
   for all and larger.
-- The delaying relay adds its own threads' wake-ups (about 0.1 ms) to its round trip, for all alike.
+- The delaying relay adds the wake-ups of its own threads to its round trip, for all alike: see `direct`.
 - Latency of connecting is that of a backlog that is never full.
 ";
 
@@ -110,7 +110,7 @@ impl Report {
              client.\n\
              - Short connections: connect, 64 bytes each way, closed by the client.\n\
              - Connect to first byte: the server speaks first (80 bytes), behind a relay that waits one \
-             round\n  trip before it dials and delays bytes by half of it each way; 4 at once.\n\
+             round\n  trip before it dials and delays bytes by half of it each way; 2 at once.\n\
              - Memory: {idle_connections} connections to a candidate started for it, less what it has \
              with none, after\n  64 bytes each way and after 1 MiB on each, 500 at a time.\n\
              - Semantics: {repetitions} repetitions of each.\n\n",

@@ -59,11 +59,16 @@ impl Table {
         self.rows.iter().find(|row| row.candidate == candidate)
     }
 
-    /// The median of `figure` of `candidate`, where it was measured.
-    pub fn median(&self, candidate: &str, figure: Figure) -> Option<f64> {
+    /// `figure` of `candidate`, where it was measured.
+    pub fn summary(&self, candidate: &str, figure: Figure) -> Option<Summary> {
         let index = self.axis.figures.iter().position(|other| *other == figure)?;
         let summary = self.row(candidate)?.summary(|sample| sample.values.get(index).copied())?;
-        summary.median.is_finite().then_some(summary.median)
+        summary.median.is_finite().then_some(summary)
+    }
+
+    /// The median of [`Table::summary`].
+    pub fn median(&self, candidate: &str, figure: Figure) -> Option<f64> {
+        self.summary(candidate, figure).map(|summary| summary.median)
     }
 }
 
