@@ -39,7 +39,9 @@ const WEAK: &str = "\
 - Memory is what the processes have (`Pss_Anon`), not the kernel's socket buffers, which are the same
   for all and larger.
 - The delaying relay adds the wake-ups of its own threads to its round trip, for all alike: see `direct`.
-- Latency of connecting is that of a backlog that is never full.
+- tidegate runs with its default of threads, half the cores; the peers have two workers each.
+- All candidates run all the time, idle but for the one that is measured; their timers disturb it.
+- ERR, then close, is a race between the packet and the reset; a proxy that loses it seldom may pass.
 ";
 
 impl Report {
