@@ -205,7 +205,7 @@ impl Report {
     fn generator(&self) -> String {
         let mut text = "\n## The load generator\n\n\
              What it and the server do without a proxy, over what they do with the best of them; and the \
-             cores\nthat each of the two keeps busy meanwhile, of one that it can use.\n\n\
+             cores\nthat each of the two keeps busy meanwhile, of one that it can use. Where the two for\ndirect make 1.0 together, the scheduler may have had both on one core, and direct could do more.\n\n\
              | | direct | best proxy | direct / best | client's cores, direct | server's | client's \
              cores, best | server's |\n| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |\n"
             .to_owned();
