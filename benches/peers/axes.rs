@@ -1,0 +1,236 @@
+//! What is measured.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::candidates::{CANDIDATES, Candidate, Places, Program, Running, TIDEGATE_LOGS};
+use crate::load::{Cpu, Load, Tally, Window};
+use crate::memory;
+use crate::server::{REQUEST, Server};
+use crate::stats::{Row, Sample, Table};
+
+/// One table of the report.
+#[derive(Debug)]
+pub struct Axis {
+    /// For `--only`.
+    pub key: &'static str,
+    pub title: &'static str,
+    /// The first one is what ratios are given of.
+    pub figures: &'static [Figure],
+    pub probe: Probe,
+    /// Part of quick runs.
+    pub quick: bool,
+}
+
+/// How it is measured.
+#[derive(Debug, Clone, Copy)]
+pub enum Probe {
+    /// Against the server that answers.
+    Replies(Load),
+    /// Against the server that speaks first, behind the delay of that index.
+    Greetings(Load, usize),
+    /// On a candidate that is started for it.
+    Memory,
+}
+
+/// A column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Figure {
+    /// Requests or connections per second.
+    Rate,
+    /// 10^9 bytes per second.
+    Throughput,
+    /// Microseconds, for this share of requests, in hundredths of a percent.
+    Latency(u32),
+    /// Microseconds of the proxy's CPU per request or connection.
+    CpuPerRequest,
+    /// Seconds of the proxy's CPU per 10^9 bytes.
+    CpuPerGigabyte,
+    /// KiB of anonymous memory per idle connection that has exchanged 64 bytes.
+    MemoryBefore,
+    /// The same after 1 MiB on each.
+    MemoryAfter,
+    /// Open descriptors per connection.
+    Descriptors,
+}
+
+/// Half of all.
+pub const P50: Figure = Figure::Latency(50_00);
+/// All but one in a hundred.
+pub const P99: Figure = Figure::Latency(99_00);
+/// All but one in a thousand.
+pub const P999: Figure = Figure::Latency(99_90);
+
+const PINGS: &[Figure] = &[Figure::Rate, P50, P99, P999, Figure::CpuPerRequest];
+const REPLIES: &[Figure] = &[Figure::Throughput, P50, P99, Figure::CpuPerGigabyte];
+const BULK: &[Figure] = &[Figure::Throughput, Figure::CpuPerGigabyte];
+const SHORT: &[Figure] = &[Figure::Rate, P50, P99, Figure::CpuPerRequest];
+const FIRST: &[Figure] = &[P50, P99];
+const MEMORY: &[Figure] = &[Figure::MemoryAfter, Figure::MemoryBefore, Figure::Descriptors];
+
+/// All axes, in the order of the report.
+#[rustfmt::skip]
+pub const AXES: &[Axis] = &[
+    Axis { key: "ping1", title: "Ping-pong, 1 connection", figures: PINGS, probe: ask(1, REQUEST), quick: true },
+    Axis { key: "ping16", title: "Ping-pong, 16 connections", figures: PINGS, probe: ask(16, REQUEST), quick: true },
+    Axis { key: "ping64", title: "Ping-pong, 64 connections", figures: PINGS, probe: ask(64, REQUEST), quick: false },
+    Axis { key: "reply16k", title: "Replies of 16 KiB, 1 connection", figures: REPLIES, probe: ask(1, 16 << 10), quick: false },
+    Axis { key: "reply64k", title: "Replies of 64 KiB, 1 connection", figures: REPLIES, probe: ask(1, 64 << 10), quick: true },
+    Axis { key: "reply1m", title: "Replies of 1 MiB, 1 connection", figures: REPLIES, probe: ask(1, 1 << 20), quick: false },
+    Axis { key: "bulk1", title: "Bulk, 1 stream", figures: BULK, probe: bulk(1), quick: true },
+    Axis { key: "bulk4", title: "Bulk, 4 streams", figures: BULK, probe: bulk(4), quick: false },
+    Axis { key: "short", title: "Short connections, 16 at once", figures: SHORT, probe: Probe::Replies(Load::Short { at_once: 16 }), quick: true },
+    Axis { key: "first0", title: "Connect to first byte, no delay", figures: FIRST, probe: first_byte(0), quick: false },
+    Axis { key: "first1", title: "Connect to first byte, 1 ms round trip", figures: FIRST, probe: first_byte(1), quick: true },
+    Axis { key: "first5", title: "Connect to first byte, 5 ms round trip", figures: FIRST, probe: first_byte(2), quick: false },
+    Axis { key: "memory", title: "User memory per idle connection", figures: MEMORY, probe: Probe::Memory, quick: true },
+];
+
+const fn ask(connections: usize, reply: usize) -> Probe {
+    Probe::Replies(Load::Ask { connections, reply })
+}
+
+const fn bulk(streams: usize) -> Probe {
+    Probe::Replies(Load::Bulk { streams })
+}
+
+const fn first_byte(delay: usize) -> Probe {
+    Probe::Greetings(Load::FirstByte { at_once: 2 }, delay)
+}
+
+/// How much of everything.
+#[derive(Debug, Clone, Copy)]
+pub struct Extent {
+    pub rounds: usize,
+    /// Of a load before its window.
+    pub warm_up: Duration,
+    /// Of what counts.
+    pub window: Duration,
+    /// Of the memory axis.
+    pub idle_connections: usize,
+    /// Of each trial of the semantics.
+    pub repetitions: usize,
+}
+
+impl Figure {
+    /// The head of its column.
+    pub fn name(self) -> String {
+        match self {
+            Figure::Rate => "per second".to_owned(),
+            Figure::Throughput => "GB/s".to_owned(),
+            Figure::Latency(share) => format!("p{} µs", f64::from(share) / 100.0),
+            Figure::CpuPerRequest => "proxy CPU µs each".to_owned(),
+            Figure::CpuPerGigabyte => "proxy CPU s/GB".to_owned(),
+            Figure::MemoryBefore => "KiB before a burst".to_owned(),
+            Figure::MemoryAfter => "KiB after 1 MiB on each".to_owned(),
+            Figure::Descriptors => "descriptors".to_owned(),
+        }
+    }
+
+    /// Whether less is better.
+    pub fn is_cost(self) -> bool {
+        !matches!(self, Figure::Rate | Figure::Throughput)
+    }
+
+    /// Of what a load gave; NaN for what only the memory axis knows, or no proxy has.
+    fn of(self, tally: &Tally, cpu: Cpu, seconds: f64) -> f64 {
+        let proxy = if cpu.proxy > 0.0 { cpu.proxy } else { f64::NAN };
+        match self {
+            Figure::Rate => tally.count as f64 / seconds,
+            Figure::Throughput => tally.bytes as f64 / 1e9 / seconds,
+            Figure::Latency(share) => {
+                tally.latency.value_at_quantile(f64::from(share) / 1e4) as f64 / 1e3
+            }
+            Figure::CpuPerRequest => proxy * 1e6 / tally.count as f64,
+            Figure::CpuPerGigabyte => proxy * 1e9 / tally.bytes as f64,
+            Figure::MemoryBefore | Figure::MemoryAfter | Figure::Descriptors => f64::NAN,
+        }
+    }
+}
+
+impl Axis {
+    /// Whether `candidate` has a row here.
+    fn takes(&self, candidate: &Candidate) -> bool {
+        match self.probe {
+            Probe::Memory => candidate.program != Program::None && candidate.name != TIDEGATE_LOGS,
+            Probe::Replies(Load::Short { .. }) => true,
+            Probe::Replies(_) | Probe::Greetings(..) => candidate.name != TIDEGATE_LOGS,
+        }
+    }
+
+    /// Measures all that run, one after the other, in each round.
+    pub async fn measure(
+        &'static self,
+        running: &[(&'static Candidate, Running)],
+        server: &Server,
+        places: &Places,
+        extent: Extent,
+    ) -> Table {
+        let mut rows = Vec::new();
+        let running: Vec<_> = running.iter().filter(|(who, _)| self.takes(who)).collect();
+        for (candidate, _) in &running {
+            rows.push(Row { candidate: candidate.name, samples: Vec::new(), failures: Vec::new() });
+        }
+        for round in 0..extent.rounds {
+            eprintln!("{}: round {} of {}", self.key, round + 1, extent.rounds);
+            // Whoever comes after a heavy one does not always come after it.
+            for turn in 0..running.len() {
+                let index = (round + turn) % running.len();
+                let (candidate, ways) = running[index];
+                match self.sample(candidate, ways, server, places, extent).await {
+                    Ok(sample) => rows[index].samples.push(sample),
+                    Err(error) => rows[index].failures.push(error.to_string()),
+                }
+            }
+        }
+        Table { axis: self, rows }
+    }
+
+    async fn sample(
+        &self,
+        candidate: &Candidate,
+        running: &Running,
+        server: &Server,
+        places: &Places,
+        extent: Extent,
+    ) -> io::Result<Sample> {
+        let (load, address) = match self.probe {
+            Probe::Replies(load) => (load, running.addresses[0]),
+            Probe::Greetings(load, delay) => (load, running.addresses[1 + delay]),
+            Probe::Memory => {
+                return memory::sample(candidate, server, places, extent.idle_connections).await;
+            }
+        };
+        let start = Instant::now() + extent.warm_up;
+        let window = Window { start, end: start + extent.window };
+        let server = server.process.id();
+        let (tally, cpu) = load.run(address, window, || running.pids(), server).await?;
+        let seconds = extent.window.as_secs_f64();
+        Ok(Sample {
+            values: self.figures.iter().map(|figure| figure.of(&tally, cpu, seconds)).collect(),
+            client: cpu.client / seconds,
+            server: cpu.server / seconds,
+        })
+    }
+}
+
+/// What `--only` and `--peers` choose: keys or names that begin so.
+pub fn chosen<'a, T>(all: &'a [T], name: impl Fn(&T) -> &str, starts: &[String]) -> Vec<&'a T> {
+    let wanted = |item: &&T| {
+        starts.is_empty() || starts.iter().any(|start| name(item).starts_with(start.as_str()))
+    };
+    all.iter().filter(wanted).collect()
+}
+
+/// The candidates of `--peers`; direct and tidegate are always there to compare with.
+pub fn candidates(peers: &[String], quick: bool) -> Vec<&'static Candidate> {
+    let chosen = chosen(CANDIDATES, |candidate| candidate.name, peers);
+    let fixed = |candidate: &&Candidate| matches!(candidate.name, "direct" | "tidegate");
+    let wanted = |candidate: &&Candidate| {
+        fixed(candidate)
+            || (chosen.contains(candidate) && !(quick && candidate.full_only && peers.is_empty()))
+    };
+    CANDIDATES.iter().filter(wanted).collect()
+}

@@ -1,0 +1,224 @@
+//! What is compared, and how each is started.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::config;
+use crate::process::Process;
+use crate::server;
+
+/// How long a candidate may take to listen.
+const START: Duration = Duration::from_secs(10);
+
+/// One way from the client to the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its row.
+    pub name: &'static str,
+    pub program: Program,
+    /// Left out of quick runs.
+    pub full_only: bool,
+}
+
+/// What carries the bytes, and what of its settings differs between candidates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    /// Nothing in between.
+    None,
+    Tidegate {
+        linked: Linked,
+        log_level: &'static str,
+    },
+    Haproxy {
+        splice: bool,
+    },
+    Nginx {
+        tuned: bool,
+    },
+    Envoy,
+    Socat,
+}
+
+/// Which of the two builds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Linked {
+    Dynamic,
+    Static,
+}
+
+/// All candidates, in the order of the report.
+pub const CANDIDATES: &[Candidate] = &[
+    Candidate { name: "direct", program: Program::None, full_only: false },
+    Candidate {
+        name: "tidegate",
+        program: Program::Tidegate { linked: Linked::Dynamic, log_level: "warn" },
+        full_only: false,
+    },
+    Candidate {
+        name: "tidegate static",
+        program: Program::Tidegate { linked: Linked::Static, log_level: "warn" },
+        full_only: true,
+    },
+    Candidate {
+        name: TIDEGATE_LOGS,
+        program: Program::Tidegate { linked: Linked::Dynamic, log_level: "info" },
+        full_only: true,
+    },
+    Candidate { name: "haproxy", program: Program::Haproxy { splice: false }, full_only: false },
+    Candidate {
+        name: "haproxy splice",
+        program: Program::Haproxy { splice: true },
+        full_only: false,
+    },
+    Candidate { name: "nginx", program: Program::Nginx { tuned: false }, full_only: false },
+    Candidate { name: "nginx 64k", program: Program::Nginx { tuned: true }, full_only: false },
+    Candidate { name: "envoy", program: Program::Envoy, full_only: false },
+    Candidate { name: "socat", program: Program::Socat, full_only: true },
+];
+
+/// One line for each connection, so only short connections can tell the difference.
+pub const TIDEGATE_LOGS: &str = "tidegate, logs on";
+
+/// Where what is not on the `PATH` lies.
+#[derive(Debug)]
+pub struct Places {
+    pub tidegate: PathBuf,
+    pub tidegate_static: Option<PathBuf>,
+    /// Configurations and what the candidates print.
+    pub scratch: PathBuf,
+}
+
+/// A candidate that listens.
+#[derive(Debug)]
+pub struct Running {
+    processes: Vec<Process>,
+    /// Where it forwards to each of the servers it was given, in their order.
+    pub addresses: Vec<SocketAddr>,
+}
+
+impl Running {
+    /// Pids of all its processes.
+    pub fn pids(&self) -> Vec<u32> {
+        self.processes.iter().flat_map(Process::tree).collect()
+    }
+}
+
+impl Candidate {
+    /// Starts it in front of `servers`, and waits until it listens.
+    pub fn start(&self, servers: &[SocketAddr], places: &Places) -> io::Result<Running> {
+        if self.program == Program::None {
+            return Ok(Running { processes: Vec::new(), addresses: servers.to_vec() });
+        }
+        let addresses: Vec<SocketAddr> = free_addresses(servers.len())?;
+        let ways: Vec<config::Way> =
+            addresses.iter().copied().zip(servers.iter().copied()).collect();
+        let folder = places.scratch.join(self.name.replace([' ', ','], "-"));
+        fs::create_dir_all(&folder)?;
+        let log = folder.join("log");
+        let mut processes = Vec::new();
+        for (index, command) in self.commands(&ways, places, &folder)?.iter().enumerate() {
+            processes.push(Process::start(command, &log.with_extension(index.to_string()))?);
+        }
+        let mut running = Running { processes, addresses };
+        for address in running.addresses.clone() {
+            let deadline = Instant::now() + START;
+            while server::connect(address).is_err() {
+                if Instant::now() > deadline || running.processes.iter_mut().any(Process::has_ended)
+                {
+                    return Err(io::Error::other(format!("did not start: {}", last_line(&folder))));
+                }
+                server::sleep(Duration::from_millis(20));
+            }
+        }
+        Ok(running)
+    }
+
+    fn commands(
+        &self,
+        ways: &[config::Way],
+        places: &Places,
+        folder: &Path,
+    ) -> io::Result<Vec<Vec<String>>> {
+        let file = folder.join("config");
+        let shown = file.display();
+        let (text, command) = match self.program {
+            Program::None => return Ok(Vec::new()),
+            Program::Tidegate { linked, log_level } => {
+                let [admin] = free_addresses(1)?[..] else { unreachable!("one was asked for") };
+                let text = config::tidegate(ways, admin);
+                let binary = places.binary(linked)?.display();
+                (text, format!("{binary} run --log-level {log_level} --config {shown}"))
+            }
+            Program::Haproxy { splice } => {
+                (config::haproxy(ways, splice), format!("haproxy -db -q -f {shown}"))
+            }
+            Program::Nginx { tuned } => {
+                let folder = folder.display();
+                let text = config::nginx(ways, tuned);
+                (text, format!("nginx -p {folder}/ -e stderr -c {shown}"))
+            }
+            Program::Envoy => {
+                let flags = "--concurrency 2 --disable-hot-restart --log-level error";
+                (config::envoy(ways), format!("envoy {flags} --config-path {shown}.json"))
+            }
+            Program::Socat => {
+                let command = |way| config::socat(way).split(' ').map(str::to_owned).collect();
+                return Ok(ways.iter().map(command).collect());
+            }
+        };
+        fs::write(&file, &text)?;
+        // Envoy goes by the name.
+        fs::write(file.with_extension("json"), &text)?;
+        Ok(vec![command.split(' ').map(str::to_owned).collect()])
+    }
+
+    /// What it says its version is, or why it cannot be had.
+    pub fn version(&self, places: &Places) -> Result<String, String> {
+        let (program, flag) = match self.program {
+            Program::None => return Ok(String::new()),
+            Program::Tidegate { linked, .. } => {
+                let binary = places.binary(linked).map_err(|error| error.to_string())?;
+                (binary.display().to_string(), "--version")
+            }
+            Program::Haproxy { .. } => ("haproxy".to_owned(), "-v"),
+            Program::Nginx { .. } => ("nginx".to_owned(), "-v"),
+            Program::Envoy => ("envoy".to_owned(), "--version"),
+            Program::Socat => ("socat".to_owned(), "-V"),
+        };
+        let output = Command::new(&program).arg(flag).output();
+        let output = output.map_err(|error| format!("{program}: {error}"))?;
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text);
+        let line = text.lines().find(|line| line.contains(|letter: char| letter.is_ascii_digit()));
+        match line {
+            Some(line) if output.status.success() => Ok(line.trim().to_owned()),
+            _ => Err(format!("{program} {flag}: {}", output.status)),
+        }
+    }
+}
+
+impl Places {
+    fn binary(&self, linked: Linked) -> io::Result<&Path> {
+        match linked {
+            Linked::Dynamic => Ok(&self.tidegate),
+            Linked::Static => {
+                self.tidegate_static.as_deref().ok_or_else(|| io::Error::other("not built"))
+            }
+        }
+    }
+}
+
+fn free_addresses(count: usize) -> io::Result<Vec<SocketAddr>> {
+    // Held together, so that they differ.
+    let listeners: Vec<_> = (0..count).map(|_| server::listen()).collect::<io::Result<_>>()?;
+    listeners.iter().map(|listener| listener.local_addr()).collect()
+}
+
+fn last_line(folder: &Path) -> String {
+    let text = fs::read_to_string(folder.join("log.0")).unwrap_or_default();
+    text.lines().last().unwrap_or("it said nothing").to_owned()
+}

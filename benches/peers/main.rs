@@ -1,0 +1,199 @@
+//! tidegate beside its peers on one machine in one run; `benches/peers/run` starts it.
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `candidates`, `config` | what is compared, and how each is started |
+//! | `axes` | what is measured |
+//! | `load`, `memory` | the load generator |
+//! | `server` | what is behind the candidates, a process of its own |
+//! | `semantics` | what a connection's end becomes on the other side |
+//! | `process` | children that never outlive the bench; CPU, memory and descriptors of them |
+//! | `stats`, `targets`, `report`, `plot` | what is made of the samples |
+#![forbid(unsafe_code)]
+
+mod axes;
+mod candidates;
+mod config;
+mod load;
+mod memory;
+mod plot;
+mod process;
+mod report;
+mod semantics;
+mod server;
+mod stats;
+mod targets;
+
+use std::error::Error;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use socket2::SockRef;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::axes::{AXES, Extent};
+use crate::candidates::{CANDIDATES, Places, TIDEGATE_LOGS};
+use crate::report::Report;
+use crate::server::Server;
+
+/// Measures tidegate beside its peers; `benches/peers/run` starts it where nothing disturbs.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Few and short rounds, fewer candidates and axes; writes into the target folder only.
+    #[arg(long)]
+    quick: bool,
+    /// Rounds of each axis [default: 5; quick: 2].
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Axes whose names begin so (ping, reply, bulk, short, first, memory, semantics).
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Candidates whose names begin so, beside direct and tidegate.
+    #[arg(long, value_delimiter = ',')]
+    peers: Vec<String>,
+    /// The binary to measure.
+    #[arg(long)]
+    tidegate: Option<PathBuf>,
+    /// The same, statically linked.
+    #[arg(long)]
+    tidegate_static: Option<PathBuf>,
+    /// What `cargo bench` says to all benches.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+const QUICK: Extent = Extent {
+    rounds: 2,
+    warm_up: Duration::from_millis(150),
+    window: Duration::from_millis(500),
+    idle_connections: 1000,
+    repetitions: 3,
+};
+const FULL: Extent = Extent {
+    rounds: 5,
+    warm_up: Duration::from_millis(300),
+    window: Duration::from_millis(1200),
+    idle_connections: 5000,
+    repetitions: 20,
+};
+const SEMANTICS: &str = "semantics";
+
+fn main() -> Result<(), Box<dyn Error>> {
+    if std::env::args().nth(1).as_deref() == Some(server::ARGUMENT) {
+        return Ok(server::serve()?);
+    }
+    let arguments = Arguments::parse();
+    let Some(tidegate) = arguments.tidegate.clone() else {
+        println!("peers: benches/peers/run builds, installs and starts what this needs");
+        return Ok(());
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        tokio::select! {
+            result = compare(&arguments, tidegate) => result,
+            _ = interrupt.recv() => Err("interrupted".into()),
+            _ = terminate.recv() => Err("terminated".into()),
+        }
+    })
+}
+
+async fn compare(arguments: &Arguments, tidegate: PathBuf) -> Result<(), Box<dyn Error>> {
+    let axes = AXES.iter().map(|axis| axis.key).chain([SEMANTICS]);
+    known("--only", &arguments.only, axes)?;
+    known("--peers", &arguments.peers, CANDIDATES.iter().map(|candidate| candidate.name))?;
+    let began = Instant::now();
+    let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join("peers");
+    fs::create_dir_all(&scratch)?;
+    let tidegate_static = arguments.tidegate_static.clone();
+    let places = Places { tidegate, tidegate_static, scratch: scratch.clone() };
+    let mut extent = if arguments.quick { QUICK } else { FULL };
+    extent.rounds = arguments.rounds.unwrap_or(extent.rounds).max(1);
+
+    let server = Server::start()?;
+    let ends = server::listen()?;
+    let mut servers = vec![server.replies];
+    servers.extend(&server.greetings);
+    servers.push(ends.local_addr()?);
+
+    let (mut running, mut versions, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
+    for candidate in axes::candidates(&arguments.peers, arguments.quick) {
+        let started = candidate.version(&places).and_then(|version| {
+            let running = candidate.start(&servers, &places).map_err(|error| error.to_string())?;
+            Ok((version, running))
+        });
+        match started {
+            Ok((version, started)) => {
+                versions.push((candidate.name, version));
+                running.push((candidate, started));
+            }
+            Err(why) if candidate.name == "tidegate" => return Err(why.into()),
+            Err(why) => {
+                eprintln!("{}: skipped ({why})", candidate.name);
+                skipped.push((candidate.name, why));
+            }
+        }
+    }
+
+    let mut tables = Vec::new();
+    for axis in axes::chosen(AXES, |axis| axis.key, &arguments.only) {
+        if axis.quick || !arguments.quick || !arguments.only.is_empty() {
+            tables.push(axis.measure(&running, &server, &places, extent).await);
+        }
+    }
+    let mut verdicts = Vec::new();
+    if !axes::chosen(&[SEMANTICS], |key| key, &arguments.only).is_empty() {
+        for (candidate, ways) in running.iter().filter(|(who, _)| who.name != TIDEGATE_LOGS) {
+            eprintln!("{SEMANTICS}: {}", candidate.name);
+            let address = ways.addresses[servers.len() - 1];
+            let verdict =
+                semantics::judge(candidate.name, address, &ends, extent.repetitions).await;
+            verdicts.push(verdict);
+        }
+    }
+
+    let complete = !arguments.quick
+        && arguments.only.is_empty()
+        && arguments.peers.is_empty()
+        && extent.rounds >= FULL.rounds;
+    let folder = if complete {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers")
+    } else {
+        scratch
+    };
+    let took = began.elapsed();
+    let congestion_control = congestion_control(&server)?;
+    let report = Report { tables, verdicts, versions, skipped, congestion_control, extent, took };
+    let text = report.markdown("RESULTS.svg");
+    println!("{text}");
+    fs::write(folder.join("RESULTS.md"), text)?;
+    plot::draw(&report.tables, &folder.join("RESULTS.svg"))?;
+    eprintln!("written to {}, {} s", folder.display(), took.as_secs());
+    Ok(())
+}
+
+/// Refuses a choice that chooses nothing.
+fn known<'a>(
+    flag: &str,
+    starts: &[String],
+    names: impl Iterator<Item = &'a str>,
+) -> Result<(), Box<dyn Error>> {
+    let names: Vec<&str> = names.collect();
+    match starts.iter().find(|start| !names.iter().any(|name| name.starts_with(start.as_str()))) {
+        Some(start) => {
+            Err(format!("{flag}: `{start}` begins none of: {}", names.join(", ")).into())
+        }
+        None => Ok(()),
+    }
+}
+
+/// What the kernel gives a connection here, by route or by default.
+fn congestion_control(server: &Server) -> io::Result<String> {
+    let stream = server::connect(server.replies)?;
+    let name = SockRef::from(&stream).tcp_congestion()?;
+    Ok(String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned())
+}

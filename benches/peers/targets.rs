@@ -1,0 +1,88 @@
+//! What tidegate is meant to reach, and whether it does.
+
+use crate::axes::{Figure, P50, P99, P999};
+use crate::stats::{Table, short};
+
+/// A bound on a median of tidegate.
+#[derive(Debug)]
+pub struct Target {
+    axis: &'static str,
+    figure: Figure,
+    bound: Bound,
+    factor: f64,
+    /// The best of these is what the factor is of; none: it is a bound by itself.
+    of: &'static [&'static str],
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Bound {
+    AtLeast,
+    AtMost,
+}
+use Bound::{AtLeast, AtMost};
+
+const NGINX: &[&str] = &["nginx"];
+const HAPROXY: &[&str] = &["haproxy"];
+const HAPROXY_NGINX: &[&str] = &["haproxy", "nginx"];
+const SPLICE: &[&str] = &["haproxy splice"];
+const SPLICE_ENVOY: &[&str] = &["haproxy splice", "envoy"];
+
+#[rustfmt::skip]
+const TARGETS: &[Target] = &[
+    Target { axis: "ping1", figure: P50, bound: AtMost, factor: 1.0, of: HAPROXY },
+    Target { axis: "ping16", figure: Figure::Rate, bound: AtLeast, factor: 1.15, of: HAPROXY },
+    Target { axis: "ping16", figure: Figure::Rate, bound: AtLeast, factor: 1.05, of: NGINX },
+    Target { axis: "ping16", figure: P99, bound: AtMost, factor: 1.0, of: NGINX },
+    Target { axis: "ping16", figure: P999, bound: AtMost, factor: 1.0, of: HAPROXY },
+    Target { axis: "ping16", figure: Figure::CpuPerRequest, bound: AtMost, factor: 0.95, of: NGINX },
+    Target { axis: "ping64", figure: Figure::Rate, bound: AtLeast, factor: 1.0, of: HAPROXY_NGINX },
+    Target { axis: "bulk1", figure: Figure::Throughput, bound: AtLeast, factor: 2.0, of: HAPROXY_NGINX },
+    Target { axis: "bulk1", figure: Figure::Throughput, bound: AtLeast, factor: 1.0, of: SPLICE_ENVOY },
+    Target { axis: "bulk1", figure: Figure::CpuPerGigabyte, bound: AtMost, factor: 0.7, of: SPLICE },
+    Target { axis: "bulk4", figure: Figure::Throughput, bound: AtLeast, factor: 2.0, of: HAPROXY_NGINX },
+    Target { axis: "bulk4", figure: Figure::Throughput, bound: AtLeast, factor: 1.0, of: SPLICE_ENVOY },
+    Target { axis: "bulk4", figure: Figure::CpuPerGigabyte, bound: AtMost, factor: 0.7, of: SPLICE },
+    Target { axis: "short", figure: Figure::Rate, bound: AtLeast, factor: 0.95, of: NGINX },
+    Target { axis: "short", figure: Figure::Rate, bound: AtLeast, factor: 1.0, of: HAPROXY },
+    Target { axis: "memory", figure: Figure::MemoryBefore, bound: AtMost, factor: 2.0, of: &[] },
+    Target { axis: "memory", figure: Figure::MemoryAfter, bound: AtMost, factor: 2.0, of: &[] },
+];
+
+/// The rows of those targets whose axes were measured.
+pub fn rows(tables: &[Table]) -> String {
+    TARGETS.iter().filter_map(|target| target.row(tables)).collect()
+}
+
+impl Target {
+    fn row(&self, tables: &[Table]) -> Option<String> {
+        let table = tables.iter().find(|table| table.axis.key == self.axis)?;
+        let ours = table.median("tidegate", self.figure);
+        let theirs = self.of.iter().filter_map(|name| table.median(name, self.figure));
+        let (sign, theirs) = match self.bound {
+            AtLeast => ("≥", theirs.reduce(f64::max)),
+            AtMost => ("≤", theirs.reduce(f64::min)),
+        };
+        let base = if self.of.is_empty() { Some(1.0) } else { theirs };
+        let result = match (ours, base) {
+            (Some(ours), Some(base)) => {
+                let ratio = ours / base;
+                let reached = match self.bound {
+                    AtLeast => ratio >= self.factor,
+                    AtMost => ratio <= self.factor,
+                };
+                let theirs = theirs.map(|theirs| format!(" to {}: ×", short(theirs)));
+                let ratio = theirs.map(|theirs| format!("{theirs}{ratio:.2}")).unwrap_or_default();
+                let word = if reached { "reached" } else { "**missed**" };
+                format!("{}{ratio} | {word}", short(ours))
+            }
+            _ => "not measured | -".to_owned(),
+        };
+        let factor = self.factor;
+        let bound = match self.of {
+            [] => format!("{sign} {factor}"),
+            [one] => format!("{sign} {factor} × {one}"),
+            several => format!("{sign} {factor} × the best of {}", several.join(", ")),
+        };
+        Some(format!("| {}: {} | {bound} | {result} |\n", table.axis.title, self.figure.name()))
+    }
+}
