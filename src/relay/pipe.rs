@@ -144,3 +144,50 @@ fn open() -> Option<Pipe> {
         .or_else(|_: Errno| fcntl_getpipe_size(&pipe.writer));
     size.is_ok_and(|size| size >= LEAST_CAPACITY).then_some(pipe)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    fn kept() -> usize {
+        POOL.with_borrow(|pool| pool.empty.len())
+    }
+
+    /// A pipe with five bytes in it, and a pair of sockets for them to go through.
+    fn filled() -> (Pipe, [UnixStream; 2]) {
+        let (mut from, socket) = UnixStream::pair().unwrap();
+        from.write_all(b"hello").unwrap();
+        let mut pipe = Pipe::take().unwrap();
+        pipe.fill(&socket).unwrap();
+        assert!(!pipe.is_empty());
+        (pipe, UnixStream::pair().unwrap().into())
+    }
+
+    #[test]
+    fn a_pipe_is_kept_when_it_is_empty_again_and_never_with_bytes_in_it() {
+        filled().0.give_back();
+        assert_eq!(kept(), 0);
+        let (mut pipe, [to, mut end]) = filled();
+        assert_eq!(pipe.drain(&to).unwrap(), 5);
+        let mut got = [0; 5];
+        end.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"hello");
+        pipe.give_back();
+        assert_eq!(kept(), 1);
+        drop(Pipe::take().unwrap());
+        assert_eq!(kept(), 0);
+    }
+
+    #[test]
+    fn after_a_refusal_no_pipe_is_taken_and_none_is_kept() {
+        Pipe::take().unwrap().give_back();
+        assert!(!refused(&io::ErrorKind::ConnectionReset.into()));
+        assert!(!refused(&Errno::CONNRESET.into()));
+        assert_eq!(kept(), 1);
+        assert!(refused(&Errno::PERM.into()));
+        assert_eq!(kept(), 0);
+        assert!(Pipe::take().is_none());
+    }
+}

@@ -87,7 +87,8 @@ pub fn until_acknowledged(stream: &TcpStream) {
     until("everything written is acknowledged", || (unacknowledged(stream) == 0).then_some(()));
 }
 
-fn unacknowledged(stream: &TcpStream) -> u64 {
+/// What was written and the kernel of the other end has not acknowledged.
+pub fn unacknowledged(stream: &TcpStream) -> u64 {
     queues(stream.local_addr().unwrap(), stream.peer_addr().unwrap())[0]
 }
 
