@@ -1,4 +1,4 @@
-//! A request and its reply, direct and through the relay, at three reply sizes.
+//! A request and its reply at three sizes: direct, and through the relay that copies or may splice.
 //!
 //! Client, relay and server are threads of their own on loopback, as they are processes of their
 //! own in life; the figures compare the two paths on one machine in one run, no more than that.
@@ -10,17 +10,19 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use prometheus::IntCounter;
+use tidegate::config::Splice;
+use tidegate::metrics::Bytes;
 use tidegate::relay::{Counters, Limits, Relay};
 
 const REPLIES: [usize; 3] = [64, 4 * 1024, 1024 * 1024];
 
 fn replies(c: &mut Criterion) {
     let server = serve();
-    let relay = relay_to(server);
+    let (copy, splice) = (relay_to(server, Splice::Off), relay_to(server, Splice::Auto));
     for size in REPLIES {
         let mut group = c.benchmark_group(format!("reply/{size}"));
         group.throughput(Throughput::Bytes(size as u64));
-        for (path, address) in [("direct", server), ("copy", relay)] {
+        for (path, address) in [("direct", server), ("copy", copy), ("splice", splice)] {
             let mut client = connect(address);
             let mut reply = vec![0; size];
             group.bench_function(BenchmarkId::from_parameter(path), |b| {
@@ -59,7 +61,7 @@ fn serve() -> SocketAddr {
 }
 
 /// The relay on a runtime as the bridge has it.
-fn relay_to(server: SocketAddr) -> SocketAddr {
+fn relay_to(server: SocketAddr, splice: Splice) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
     let address = listener.local_addr().expect("it is bound");
     thread::spawn(move || {
@@ -69,7 +71,8 @@ fn relay_to(server: SocketAddr) -> SocketAddr {
             listener.set_nonblocking(true).expect("a listening socket");
             let listener = tokio::net::TcpListener::from_std(listener).expect("in a runtime");
             let counter = |name| IntCounter::new(name, "bytes").expect("a valid name");
-            let counters = Counters { to_upstream: counter("up"), to_client: counter("down") };
+            let bytes = || Bytes { copied: counter("copied"), spliced: counter("spliced") };
+            let counters = Counters { to_upstream: bytes(), to_client: bytes() };
             loop {
                 let (client, _) = listener.accept().await.expect("accept");
                 client.set_nodelay(true).expect("a connected socket");
@@ -81,7 +84,7 @@ fn relay_to(server: SocketAddr) -> SocketAddr {
                 .expect("in a runtime");
                 let limits = Limits { idle_timeout: Duration::ZERO, retire_at: None, retire: None };
                 let (counters, never) = (counters.clone(), Duration::ZERO);
-                let relay = Relay::new(client, upstream, counters, never, limits, None);
+                let relay = Relay::new(client, upstream, counters, never, splice, limits, None);
                 drop(tokio::spawn(relay));
             }
         });

@@ -146,6 +146,10 @@ pub struct Settings {
     #[arg(long, value_name = "DURATION", env = "TIDEGATE_STALL_TIMEOUT")]
     pub stall_timeout: Option<String>,
 
+    /// Moves bulk inside the kernel, without copying it: auto or off [default: auto].
+    #[arg(long, value_name = "MODE", env = "TIDEGATE_SPLICE")]
+    pub splice: Option<String>,
+
     /// Silence before the first keepalive probe [default: 45s].
     #[arg(long, value_name = "DURATION", env = "TIDEGATE_KEEPALIVE_IDLE")]
     pub keepalive_idle: Option<String>,

@@ -44,15 +44,24 @@ pub struct ListenerMetrics {
     pub connections: IntCounter,
     /// Connections open now.
     pub open: IntGauge,
-    /// Bytes copied from clients to the upstream.
-    pub to_upstream: IntCounter,
-    /// Bytes copied from the upstream to clients.
-    pub to_client: IntCounter,
+    /// Bytes from clients to the upstream.
+    pub to_upstream: Bytes,
+    /// Bytes from the upstream to clients.
+    pub to_client: Bytes,
     /// Accept to an upstream connection in hand, seconds.
     pub connect: Histogram,
     /// Accept to close, seconds.
     pub lifetime: Histogram,
     closed: IntCounterVec,
+}
+
+/// Bytes relayed in one direction, by the path that they took.
+#[derive(Debug, Clone)]
+pub struct Bytes {
+    /// Read into the bridge and written again.
+    pub copied: IntCounter,
+    /// Moved from socket to socket by the kernel.
+    pub spliced: IntCounter,
 }
 
 /// The handles of one upstream.
@@ -91,7 +100,7 @@ impl Metrics {
             ),
             bytes: counter(
                 "tidegate_bytes_total",
-                "Bytes relayed.",
+                "Bytes relayed, by direction and by the path that they took.",
                 &["listener", "direction", "path"],
             ),
             connect: histogram(
@@ -166,7 +175,10 @@ impl Metrics {
 
     /// The handles of the listener `name`; its counters exist from now on, at zero.
     pub fn listener(&self, name: &str, pool_result: &str) -> ListenerMetrics {
-        let bytes = |direction| self.bytes.with_label_values(&[name, direction, "copy"]);
+        let bytes = |direction| Bytes {
+            copied: self.bytes.with_label_values(&[name, direction, "copy"]),
+            spliced: self.bytes.with_label_values(&[name, direction, "splice"]),
+        };
         ListenerMetrics {
             name: name.to_owned(),
             connections: self.connections.with_label_values(&[name]),
@@ -200,6 +212,13 @@ impl Metrics {
             .encode(&self.registry.gather(), &mut text)
             .expect("writing to memory does not fail, and gathered families are well formed");
         text
+    }
+}
+
+impl Bytes {
+    /// Those of all paths.
+    pub fn total(&self) -> u64 {
+        self.copied.get() + self.spliced.get()
     }
 }
 

@@ -213,9 +213,9 @@ fn every_metric_of_the_contract_is_there_and_counts() {
     {
         assert!(one(&format!("process_{process}"), &[], &[]) >= 0.0);
     }
-    // The scrape itself holds a few.
+    // The scrape itself holds a few, and the standard streams are pipes.
     let fds = one("process_open_fds", &[], &[]);
-    assert!((fds - bridge.fds() as f64).abs() <= 4.0, "{fds} against /proc's {}", bridge.fds());
+    assert!((fds - bridge.fds() as f64).abs() <= 6.0, "{fds} against /proc's {}", bridge.fds());
 }
 
 #[test]

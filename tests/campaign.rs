@@ -88,6 +88,8 @@ fn sessions_harmed_on_their_way_end_as_what_they_are_and_leave_nothing_behind() 
     bridge.has_accounted_for(sessions as f64);
     until_it("the bridge holds no session's socket", || strays(&bridge), Vec::is_empty);
     if sessions > 40 {
+        let spliced = bridge.metrics().sum("tidegate_bytes_total", &[("path", "splice")]);
+        assert!(spliced > 0.0, "no session had bulk that was spliced");
         bridge.gives_back_its_fds(idle, sessions);
     }
     assert_eq!(bridge.close_records(sessions).len(), sessions, "one close record each");

@@ -128,6 +128,7 @@ fn every_setting_comes_from_its_flag_before_its_variable_before_its_key() {
     let cases = [
         ("", "threads", "2"),
         ("", "drain_timeout", "2s"),
+        ("", "splice", "off"),
         ("", "log_format", "json"),
         ("", "log_level", "warn"),
         ("", "nameserver", "127.0.0.1:53"),
@@ -178,6 +179,7 @@ fn what_is_not_said_has_the_default_of_the_contract() {
         "admin = \"127.0.0.1:9400\"",
         "drain_timeout = \"25s\"",
         "stall_timeout = \"30s\"",
+        "splice = \"auto\"",
         "keepalive_idle = \"45s\"",
         "keepalive_interval = \"5s\"",
         "keepalive_count = 4",
@@ -218,6 +220,7 @@ fn a_wrong_value_is_refused_with_key_value_and_what_was_expected() {
         (format!("threads = \"many\"\n{SMALL}"), "threads", "many", "number"),
         (format!("threads = 0\n{SMALL}"), "threads", "0", "from 1"),
         (format!("log_format = \"xml\"\n{SMALL}"), "log_format", "xml", "text or json"),
+        (format!("splice = \"on\"\n{SMALL}"), "splice", "on", "auto or off"),
         (format!("admin = \"here\"\n{SMALL}"), "admin", "here", "address"),
         (format!("keepalive_count = 500\n{SMALL}"), "keepalive_count", "500", "127"),
         (format!("{SMALL}connect_timeout = \"0s\"\n"), "connect_timeout", "0s", "expected"),
@@ -311,6 +314,7 @@ fn every_flag_of_run_is_in_its_help_with_its_variable() {
         "drain-timeout",
         "log-format",
         "log-level",
+        "splice",
         "threads",
     ] {
         assert!(help.contains(&format!("--{name}")), "--{name} is missing:\n{help}");

@@ -9,6 +9,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tidegate::demo::dns::DnsServer;
 
 use support::bridge::Bridge;
@@ -274,6 +275,37 @@ fn a_reader_that_falls_asleep_stops_the_writer_and_costs_no_memory() {
 }
 
 #[test]
+fn nine_thousand_sessions_fit_into_twenty_thousand_descriptors_and_two_kib_each() {
+    // Two descriptors a session, 128 pipes, and some of the bridge's own.
+    let (sessions, descriptors) = full_or((9_000, 20_000), (1_000, 2_400));
+    raise_file_limit();
+    let upstream = listener();
+    let setup = Bridge::tcp(upstream.local_addr().unwrap());
+    let bridge = setup.with_descriptors(descriptors).start();
+    // What the first session loads is not the others'.
+    let first = hundred_sessions(&bridge, &upstream);
+    let before = bridge.heap();
+
+    let hundreds = || hundred_sessions(&bridge, &upstream);
+    let open: Vec<_> = (0..sessions / 100).flat_map(|_| hundreds()).collect();
+    let idle = bridge.heap().saturating_sub(before) / sessions;
+    let burst = Noise::new(1).bytes(1024 * 1024);
+    for (client, mut server) in open.iter().map(|(client, server)| (client, server)) {
+        thread::scope(|scope| {
+            scope.spawn(|| server.write_all(&burst).unwrap());
+            assert!(read_exactly(client, burst.len()) == burst);
+        });
+    }
+
+    let after = bridge.heap().saturating_sub(before) / sessions;
+    // A debug build's: a release build needs a little less.
+    assert!(idle <= 2048 && after <= 2048, "{idle} bytes a session, {after} after a burst");
+    let held = bridge.fds() + 2 * bridge.pipes();
+    assert!(held <= descriptors as usize, "{held} descriptors");
+    assert_eq!(bridge.open_connections(), (open.len() + first.len()) as f64);
+}
+
+#[test]
 fn a_client_that_connects_and_leaves_at_once_leaves_nothing_behind() {
     let bridge = Bridge::tcp(echo()).start();
     let visit = |count| {
@@ -355,6 +387,29 @@ const GREETING: &[u8] = b"\x4f\x00\x00\x00\x0a8.0.36-test\0\x01\x00\x00\x00abcde
 /// ERR 1153, as a server sends it about a packet too large, and then closes.
 const LAST_WORD: &[u8] = b"\x1d\x00\x00\x01\xff\x81\x04#08S01Got a packet too big";
 const BULK: usize = 24 * 1024 * 1024;
+
+/// Sessions in which both sides have spoken, opened at once.
+fn hundred_sessions(bridge: &Bridge, upstream: &TcpListener) -> Vec<(TcpStream, TcpStream)> {
+    let clients: Vec<_> = (0..100).map(|_| connect(bridge.listen)).collect();
+    for (number, mut client) in clients.iter().enumerate() {
+        client.write_all(&[number as u8]).unwrap();
+    }
+    // They come in any order.
+    let mut servers: Vec<_> = clients.iter().map(|_| accept(upstream)).collect();
+    servers.sort_by_cached_key(|server| read_exactly(server, 1)[0]);
+    for (mut server, client) in servers.iter().zip(&clients) {
+        server.write_all(b"!").unwrap();
+        assert_eq!(read_exactly(client, 1), b"!");
+    }
+    clients.into_iter().zip(servers).collect()
+}
+
+/// Both ends of every session are in this process.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    setrlimit(Resource::Nofile, raised).unwrap();
+}
 
 fn tcp_bridge() -> (TcpListener, Bridge) {
     let upstream = listener();

@@ -86,8 +86,7 @@ impl App {
             .collect();
         let mut proxies = Vec::new();
         let mut sockets: Vec<_> = (0..config.threads).map(|_| Vec::new()).collect();
-        let mut addresses = Vec::new();
-        let mut forwards = Vec::new();
+        let (mut addresses, mut forwards) = (Vec::new(), Vec::new());
         for listener in &config.listeners {
             let bound = bind_all(listener, config.threads)?;
             let upstream = upstreams
@@ -101,6 +100,7 @@ impl App {
                 addresses: own.clone(),
                 tcp: config.tcp.clone(),
                 stall_timeout: config.stall_timeout,
+                splice: config.splice,
                 upstream: upstream.clone(),
                 metrics: metrics.listener(&listener.name, listener.pool.as_str()),
                 drain: drain.clone(),

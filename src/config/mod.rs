@@ -44,6 +44,8 @@ pub struct Config {
     /// How long written bytes may stay unacknowledged before the peer counts as dead; 0: for ever.
     #[serde(serialize_with = "duration")]
     pub stall_timeout: Duration,
+    /// Whether bulk goes from socket to socket inside the kernel.
+    pub splice: Splice,
     /// Log lines, close records among them.
     #[serde(flatten)]
     pub log: Log,
@@ -56,6 +58,16 @@ pub struct Config {
     /// Where it goes, by name.
     #[serde(rename = "upstream", serialize_with = "by_name")]
     pub upstreams: Vec<Upstream>,
+}
+
+/// Whether bytes may go from socket to socket without being copied into the bridge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Splice {
+    /// When there is much to move, and pipes for it are to be had.
+    Auto,
+    /// Never.
+    Off,
 }
 
 /// How log lines are written.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tracing::level_filters::LevelFilter;
 
-use super::{Balance, LogFormat, Pool, Protocol};
+use super::{Balance, LogFormat, Pool, Protocol, Splice};
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// More data threads than this are a typing error.
@@ -107,6 +107,14 @@ pub(super) fn stall_timeout(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         value if value.is_zero() || value >= Duration::from_millis(600) => Ok(value),
         _ => Err("expected at least 600ms, or 0s for never".into()),
+    }
+}
+
+pub(super) fn splice(text: &str) -> Result<Splice, String> {
+    match text {
+        "auto" => Ok(Splice::Auto),
+        "off" => Ok(Splice::Off),
+        _ => Err("expected auto or off".into()),
     }
 }
 

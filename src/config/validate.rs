@@ -13,10 +13,10 @@ use super::file::{File, Overrides, Raw, Section, Source};
 use super::parsers::{
     balance, boolean, congestion_control, default_threads, duration, keepalive, keepalive_count,
     log_format, log_level, name, nameserver, network, or_auto, path, pool, positive_duration,
-    protocol, seconds_or_never, socket_address, stall_timeout, threads, user_timeout,
+    protocol, seconds_or_never, socket_address, splice, stall_timeout, threads, user_timeout,
 };
 use super::value::{Bind, Gateway, is_public};
-use super::{Balance, Config, Listener, Log, LogFormat, Pool, Protocol, Tcp, Upstream};
+use super::{Balance, Config, Listener, Log, LogFormat, Pool, Protocol, Splice, Tcp, Upstream};
 
 const DEFAULT_ADMIN: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9400);
 pub(super) const DEFAULT_BIND: Bind = Bind::Localhost(4000);
@@ -33,6 +33,7 @@ pub(super) fn finish(file: File, overrides: &Overrides) -> Result<Config, Config
     let nameservers = top.list("nameserver", nameserver)?.unwrap_or_default();
     let drain_timeout = top.one("drain_timeout", duration, Duration::from_secs(25))?;
     let stall_timeout = top.one("stall_timeout", stall_timeout, Duration::from_secs(30))?;
+    let splice = top.one("splice", splice, Splice::Auto)?;
     let log = Log {
         format: top.one("log_format", log_format, LogFormat::Text)?,
         level: top.one("log_level", log_level, LevelFilter::INFO)?,
@@ -74,6 +75,7 @@ pub(super) fn finish(file: File, overrides: &Overrides) -> Result<Config, Config
         nameservers,
         drain_timeout,
         stall_timeout,
+        splice,
         log,
         tcp,
         listeners,

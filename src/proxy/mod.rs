@@ -33,6 +33,8 @@ pub struct Proxy {
     pub tcp: config::Tcp,
     /// How long a peer may owe an acknowledgement; 0: for ever.
     pub stall_timeout: Duration,
+    /// Whether bulk may be spliced.
+    pub splice: config::Splice,
     /// Where it forwards to.
     pub upstream: Arc<Upstream>,
     /// Its handles.
@@ -72,8 +74,8 @@ impl Proxy {
             pool: self.config.pool.as_str(),
             open: self.metrics.open.get(),
             accepted: self.metrics.connections.get(),
-            bytes_to_upstream: self.metrics.to_upstream.get(),
-            bytes_to_clients: self.metrics.to_client.get(),
+            bytes_to_upstream: self.metrics.to_upstream.total(),
+            bytes_to_clients: self.metrics.to_client.total(),
         }
     }
 

@@ -153,7 +153,7 @@ mod tests {
 
     fn proxy(metrics: &Metrics, drain: &Drain) -> Arc<Proxy> {
         let text = "[[listener]]\nname = \"app\"\n[upstream.gw]\ngateway = \"127.0.0.1:1\"\n";
-        let Config { tcp, stall_timeout, mut listeners, mut upstreams, .. } =
+        let Config { tcp, stall_timeout, splice, mut listeners, mut upstreams, .. } =
             config::parse(text, "test").unwrap();
         let handles = metrics.upstream("gw");
         let upstream = Upstream::new(upstreams.remove(0), tcp.clone(), handles, drain.clone());
@@ -162,6 +162,7 @@ mod tests {
             addresses: Vec::new(),
             tcp,
             stall_timeout,
+            splice,
             upstream: Arc::new(upstream),
             metrics: metrics.listener("app", "off"),
             drain: drain.clone(),

@@ -52,7 +52,8 @@ fn relay(outcome: &Outcome, client: TcpStream, upstream: TcpStream) -> Relay {
     };
     let deadlines = Deadlines { handshake: config.handshake_timeout, reply: config.reply_timeout };
     let deadlines = (config.protocol == Protocol::Mysql).then_some(deadlines);
-    Relay::new(client, upstream, counters, proxy.stall_timeout, limits, deadlines)
+    let (stall_timeout, splice) = (proxy.stall_timeout, proxy.splice);
+    Relay::new(client, upstream, counters, stall_timeout, splice, limits, deadlines)
 }
 
 /// A tenth more or less, so that sessions that were opened together do not end together.

@@ -6,7 +6,9 @@
 //!   before everything it had sent is delivered: an ERR packet that a server sends before it
 //!   resets the connection is worth more than the error that the next write meets.
 //! - A break is passed on as an RST, once the other side has acknowledged what it was sent.
-//! - An idle session holds no buffer.
+//! - An idle session holds no buffer and no pipe.
+//! - Bytes are never overtaken: what was read goes out before anything is spliced, and what is in a
+//!   pipe goes out before anything is read.
 //!
 //! A [`Relay`] is the last stage of a task on a `current_thread` runtime: what it borrows while it
 //! moves bytes (`pump`) and how it is woken to be looked at (`watch`) belongs to the thread.
@@ -15,6 +17,7 @@ mod breakage;
 mod end;
 mod gone;
 mod opening;
+mod pipe;
 mod pump;
 mod quiet;
 mod watch;
@@ -25,10 +28,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use prometheus::IntCounter;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
+use crate::config::Splice;
+use crate::metrics::Bytes;
 use crate::net::socket::TcpInfo;
 use breakage::Breakage;
 use pump::{Broken, Pump};
@@ -40,16 +44,16 @@ pub use opening::{Deadlines, Opening};
 pub use quiet::Limits;
 pub use watch::look_after;
 
-/// Moves (a read and its write) of a direction in one poll before other sessions get their turn.
+/// Moves (a read or a splice, and its write) of a direction in one poll before other sessions get their turn.
 const MOVES_PER_POLL: u32 = 32;
 
 /// Counters that move while bytes do.
 #[derive(Debug, Clone)]
 pub struct Counters {
     /// Bytes written to the upstream.
-    pub to_upstream: IntCounter,
+    pub to_upstream: Bytes,
     /// Bytes written to the client.
-    pub to_client: IntCounter,
+    pub to_client: Bytes,
 }
 
 /// One side's socket.
@@ -105,14 +109,15 @@ impl Relay {
         upstream: TcpStream,
         counters: Counters,
         stall_timeout: Duration,
+        splice: Splice,
         limits: Limits,
         deadlines: Option<Deadlines>,
     ) -> Self {
         Self {
             client: Leg::new(client),
             upstream: Leg::new(upstream),
-            to_upstream: Pump::default(),
-            to_client: Pump::default(),
+            to_upstream: Pump::new(splice),
+            to_client: Pump::new(splice),
             counters,
             stall_timeout,
             watch: Watch::default(),
@@ -296,14 +301,14 @@ mod tests {
     async fn a_client_that_reset_unheard_leaves_a_server_to_take_leave_of() {
         let (client, visitor) = pair().await;
         let (upstream, server) = pair().await;
-        let counters = Counters {
-            to_upstream: IntCounter::new("up", "test").unwrap(),
-            to_client: IntCounter::new("down", "test").unwrap(),
-        };
+        let listener = crate::metrics::Metrics::new().listener("test", "off");
+        let counters =
+            Counters { to_upstream: listener.to_upstream, to_client: listener.to_client };
         let limits = Limits { idle_timeout: Duration::ZERO, retire_at: None, retire: None };
         let minute = Duration::from_secs(60);
         let deadlines = Some(Deadlines { handshake: minute, reply: minute });
-        let mut relay = Relay::new(client, upstream, counters, minute, limits, deadlines);
+        let mut relay =
+            Relay::new(client, upstream, counters, minute, Splice::Auto, limits, deadlines);
         assert!(poll_once(&mut relay).is_pending());
         server.try_write(b"hello").unwrap();
         relay.upstream.stream.readable().await.unwrap();

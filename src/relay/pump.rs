@@ -1,4 +1,7 @@
 //! One direction of a session: reads, writes, and remembers what could not be written yet.
+//!
+//! Small messages are copied, which takes the fewest calls. When as much waits as one read can take,
+//! the direction is bulk and goes through a pipe ([`pipe`](super::pipe)) until no more waits.
 
 use std::cell::RefCell;
 use std::io;
@@ -6,11 +9,13 @@ use std::mem::take;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use prometheus::IntCounter;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::opening::keep;
+use super::pipe::{self, Pipe};
+use crate::config::Splice;
+use crate::metrics::Bytes;
 
 /// Bytes of one read. Bigger ones do not move more per second; smaller ones cost more calls.
 const BUFFER_LEN: usize = 64 * 1024;
@@ -29,21 +34,38 @@ pub(super) enum Broken {
     Writer(io::Error),
 }
 
-/// The state of one direction. Idle, it owns nothing on the heap.
-#[derive(Debug, Default)]
+/// The state of one direction. Idle, it owns nothing on the heap and no pipe.
+#[derive(Debug)]
 pub(super) struct Pump {
     /// Read, but not accepted by the writer's socket yet; while there is any, nothing is read.
     rest: Vec<u8>,
     /// How much of `rest` is written.
     written: usize,
+    /// What `rest` is for copied bytes; only one of the two holds bytes.
+    pipe: Option<Pipe>,
     bytes: u64,
+    splice: Splice,
+    /// Whether the last read filled the buffer, and the source is not known to be empty since.
+    bulk: bool,
     ended: bool,
 }
 
 impl Pump {
+    pub fn new(splice: Splice) -> Self {
+        Self {
+            rest: Vec::new(),
+            written: 0,
+            pipe: None,
+            bytes: 0,
+            splice,
+            bulk: false,
+            ended: false,
+        }
+    }
+
     /// Whether everything that was read is written.
     pub fn is_flushed(&self) -> bool {
-        self.rest.is_empty()
+        self.rest.is_empty() && self.pipe.as_ref().is_none_or(Pipe::is_empty)
     }
 
     /// Bytes written so far.
@@ -59,7 +81,7 @@ impl Pump {
         cx: &mut Context<'_>,
         from: &mut TcpStream,
         to: &mut TcpStream,
-        moved: &IntCounter,
+        moved: &Bytes,
         moves: &mut u32,
         mut kept: Option<&mut Vec<u8>>,
     ) -> Poll<Result<(), Broken>> {
@@ -70,12 +92,18 @@ impl Pump {
         BUFFER.with_borrow_mut(|buffer| {
             while *moves > 0 {
                 *moves -= 1;
+                if self.bulk && self.fill(from).map_err(Broken::Reader)? {
+                    ready!(self.drain(cx, to, moved))?;
+                    continue;
+                }
                 let mut chunk = ReadBuf::new(buffer);
                 ready!(Pin::new(&mut *from).poll_read(cx, &mut chunk)).map_err(Broken::Reader)?;
                 if chunk.filled().is_empty() {
                     self.ended = true;
                     return Poll::Ready(Ok(()));
                 }
+                // What is spliced cannot be kept.
+                self.bulk = self.splice == Splice::Auto && chunk.remaining() == 0 && kept.is_none();
                 if let Some(kept) = kept.as_deref_mut() {
                     keep(kept, chunk.filled());
                 }
@@ -93,10 +121,10 @@ impl Pump {
         &mut self,
         cx: &mut Context<'_>,
         to: &mut TcpStream,
-        moved: &IntCounter,
+        moved: &Bytes,
     ) -> Poll<Result<(), Broken>> {
         if self.rest.is_empty() {
-            return Poll::Ready(Ok(()));
+            return self.drain(cx, to, moved);
         }
         let (rest, before) = (take(&mut self.rest), take(&mut self.written));
         let written = before + self.write(cx, to, &rest[before..], moved)?;
@@ -113,7 +141,7 @@ impl Pump {
         cx: &mut Context<'_>,
         to: &mut TcpStream,
         bytes: &[u8],
-        moved: &IntCounter,
+        moved: &Bytes,
     ) -> Result<usize, Broken> {
         let mut written = 0;
         while written < bytes.len() {
@@ -122,11 +150,58 @@ impl Pump {
                 Poll::Ready(Ok(count)) => {
                     written += count;
                     self.bytes += count as u64;
-                    moved.inc_by(count as u64);
+                    moved.copied.inc_by(count as u64);
                 }
                 Poll::Ready(Err(error)) => return Err(Broken::Writer(error)),
             }
         }
         Ok(written)
+    }
+
+    /// Fills the pipe, which is empty. False: the next move is a copy.
+    ///
+    /// A splice that moves nothing has not seen the end: urgent data stops it before the bytes
+    /// behind (tcp_read_sock of net/ipv4/tcp.c). So whether the source is empty or has ended is left
+    /// to the read that follows, and readiness stays as it is until then.
+    fn fill(&mut self, from: &TcpStream) -> io::Result<bool> {
+        let Some(mut pipe) = self.pipe.take().or_else(Pipe::take) else {
+            self.bulk = false;
+            return Ok(false);
+        };
+        match from.try_io(Interest::READABLE, || pipe.fill(from)) {
+            Ok(()) if !pipe.is_empty() => {
+                self.pipe = Some(pipe);
+                return Ok(true);
+            }
+            Ok(()) => pipe.give_back(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => pipe.give_back(),
+            Err(error) if pipe::refused(&error) => {}
+            Err(error) => return Err(error),
+        }
+        self.bulk = false;
+        Ok(false)
+    }
+
+    /// Empties the pipe, if there is one.
+    fn drain(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &TcpStream,
+        moved: &Bytes,
+    ) -> Poll<Result<(), Broken>> {
+        let Some(pipe) = &mut self.pipe else { return Poll::Ready(Ok(())) };
+        while !pipe.is_empty() {
+            match to.try_io(Interest::WRITABLE, || pipe.drain(to)) {
+                Ok(count) => {
+                    self.bytes += count as u64;
+                    moved.spliced.inc_by(count as u64);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(to.poll_write_ready(cx)).map_err(Broken::Writer)?;
+                }
+                Err(error) => return Poll::Ready(Err(Broken::Writer(error))),
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }

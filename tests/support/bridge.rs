@@ -5,6 +5,7 @@ use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::channel;
@@ -12,12 +13,12 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Signal, geteuid};
 use serde_json::Value;
 use tempfile::{TempDir, TempPath};
 
 use super::namespace::Namespace;
-use super::process::{Process, command, output};
+use super::process::{Process, command, command_as, output};
 use super::{PATIENCE, threads, until_it};
 
 /// A bridge that runs and has said so.
@@ -31,6 +32,7 @@ pub struct Bridge {
     namespace: Option<Arc<Namespace>>,
     _file: Option<TempPath>,
     _etc: Option<TempDir>,
+    _copy: Option<TempDir>,
 }
 
 /// What to start: a gateway or a file, and what is added to the command line.
@@ -42,6 +44,7 @@ pub struct Setup {
     etc: Option<TempDir>,
     log_is_read: bool,
     descriptors: Option<u32>,
+    user: Option<u32>,
 }
 
 impl Bridge {
@@ -148,9 +151,41 @@ impl Bridge {
         self.close_records(1).remove(0)
     }
 
-    /// How many file descriptors the process holds.
+    /// How many file descriptors the process holds, those of pipes not counted: it keeps some of
+    /// them when their session has ended.
     pub fn fds(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+        self.descriptors().iter().filter(|(name, _)| !name.starts_with("pipe:")).count()
+    }
+
+    /// How many pipes it holds with both ends, as those for splicing are.
+    pub fn pipes(&self) -> usize {
+        self.whole_pipes().len()
+    }
+
+    /// How many bytes are in them.
+    pub fn bytes_in_pipes(&self) -> u64 {
+        let open = |path: PathBuf| fs::File::open(path).ok();
+        let pipes = self.whole_pipes().into_iter().filter_map(open);
+        pipes.map(|pipe| rustix::io::ioctl_fionread(pipe).unwrap()).sum()
+    }
+
+    fn whole_pipes(&self) -> Vec<PathBuf> {
+        let mut pipes = self.descriptors();
+        pipes.retain(|(name, _)| name.starts_with("pipe:"));
+        pipes.sort();
+        let both_ends = pipes.windows(2).filter(|ends| ends[0].0 == ends[1].0);
+        both_ends.map(|ends| ends[0].1.clone()).collect()
+    }
+
+    /// What its file descriptors are, as /proc names it, and where they are found there.
+    fn descriptors(&self) -> Vec<(String, PathBuf)> {
+        let entries = fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().flatten();
+        // One that was closed meanwhile has no name.
+        let named = |path: PathBuf| {
+            let name = fs::read_link(&path).ok()?;
+            Some((name.to_string_lossy().into_owned(), path))
+        };
+        entries.filter_map(|entry| named(entry.path())).collect()
     }
 
     /// Waits until the file descriptors of at least `sessions` sessions are given back.
@@ -166,8 +201,17 @@ impl Bridge {
 
     /// Resident memory in bytes.
     pub fn memory(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// Resident memory that is no file's, in bytes.
+    pub fn heap(&self) -> u64 {
+        self.status("RssAnon:")
+    }
+
+    fn status(&self, name: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
 }
@@ -186,6 +230,7 @@ impl Setup {
             etc: None,
             log_is_read: true,
             descriptors: None,
+            user: None,
         }
     }
 
@@ -226,6 +271,13 @@ impl Setup {
         self
     }
 
+    /// The bridge runs as this user, without a capability; as the test's own user if that is not
+    /// root.
+    pub fn run_by(mut self, user: u32) -> Self {
+        self.user = geteuid().is_root().then_some(user);
+        self
+    }
+
     /// Nobody reads what the bridge writes to its standard error.
     pub fn with_an_unread_log(mut self) -> Self {
         self.log_is_read = false;
@@ -240,6 +292,7 @@ impl Setup {
 
     /// Starts the bridge and waits until it serves; what it said if it ended instead.
     pub fn try_start(self) -> Result<Bridge, String> {
+        let mut copy = None;
         let mut command = match (&self.namespace, &self.etc) {
             (Some(namespace), Some(etc)) => {
                 let mut inside = namespace.command("unshare");
@@ -248,13 +301,18 @@ impl Setup {
                 inside
             }
             (Some(namespace), None) => namespace.command(TIDEGATE),
-            (None, _) => match self.descriptors {
-                Some(limit) => {
+            (None, _) => match (self.descriptors, self.user) {
+                (Some(limit), _) => {
                     let mut limited = command("prlimit");
                     limited.args([&format!("--nofile={limit}"), "--", TIDEGATE]);
                     limited
                 }
-                None => command(TIDEGATE),
+                (None, Some(user)) => {
+                    copy = Some(copy_for_all());
+                    let program = copy.as_ref().unwrap().path().join("tidegate");
+                    command_as(user, program.to_str().unwrap())
+                }
+                (None, None) => command(TIDEGATE),
             },
         };
         command.args(&self.args).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -285,6 +343,7 @@ impl Setup {
             namespace: self.namespace,
             _file: self.file,
             _etc: self.etc,
+            _copy: copy,
         })
     }
 }
@@ -301,6 +360,14 @@ const BIND_AND_RUN: &str = r#"
 "#;
 
 const TIDEGATE: &str = env!("CARGO_BIN_EXE_tidegate");
+
+/// The binary where every user can reach it: the way to the build folder may be closed to others.
+fn copy_for_all() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::copy(TIDEGATE, folder.path().join("tidegate")).unwrap();
+    folder
+}
 
 /// Where it listens and where its admin endpoint is, from
 /// `tidegate: listening on ADDRESS,… -> GATEWAY (pool off), …; admin on http://ADDRESS`.

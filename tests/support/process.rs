@@ -23,6 +23,14 @@ pub fn command(program: &str) -> Command {
     command
 }
 
+/// The same, run by another user with no group of ours.
+pub fn command_as(user: u32, program: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    let user = [&format!("--reuid={user}"), &format!("--regid={user}"), "--clear-groups"];
+    command.args(user).args(["--pdeathsig", "KILL", "--", program]).stdin(Stdio::null());
+    command
+}
+
 pub struct Process {
     pub child: Child,
 }

@@ -87,13 +87,23 @@ pub fn until_acknowledged(stream: &TcpStream) {
     until("everything written is acknowledged", || (unacknowledged(stream) == 0).then_some(()));
 }
 
-fn unacknowledged(stream: &TcpStream) -> u64 {
-    let ends =
-        format!("{} {}", hex(stream.local_addr().unwrap()), hex(stream.peer_addr().unwrap()));
+/// What was written and the kernel of the other end has not acknowledged.
+pub fn unacknowledged(stream: &TcpStream) -> u64 {
+    queues(stream.local_addr().unwrap(), stream.peer_addr().unwrap())[0]
+}
+
+/// What the socket at the other end has received, and its program has not read.
+pub fn unread_at_the_other_end(stream: &TcpStream) -> u64 {
+    queues(stream.peer_addr().unwrap(), stream.local_addr().unwrap())[1]
+}
+
+/// The bytes in the send and receive queues of the socket between these two addresses.
+fn queues(local: SocketAddr, remote: SocketAddr) -> [u64; 2] {
+    let ends = format!("{} {}", hex(local), hex(remote));
     let table = fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
     let row = table.lines().find(|row| row.contains(&ends)).expect("an open socket has a row");
-    let queues = row.split_whitespace().nth(4).unwrap();
-    u64::from_str_radix(queues.split(':').next().unwrap(), 16).unwrap()
+    let (sent, received) = row.split_whitespace().nth(4).unwrap().split_once(':').unwrap();
+    [sent, received].map(|queue| u64::from_str_radix(queue, 16).unwrap())
 }
 
 /// An IPv4 address as /proc/net/tcp writes it.
