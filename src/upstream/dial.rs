@@ -1,14 +1,17 @@
 //! Dials endpoints in order, the next one before the last has failed: happy eyeballs (RFC 8305).
 //!
-//! Each attempt is a task of its own, so that one that lost is seen to its end: its result counts
-//! for the endpoint's health, and a server that greeted it is taken leave of.
+//! Attempts are polled by the session that wants a connection; those that it no longer waits for go
+//! on as tasks of their own, so that each is seen to its end: its result counts for the endpoint's
+//! health, and a server that greeted it is taken leave of.
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -44,14 +47,19 @@ struct Answered {
     _member: TaskTrackerToken,
 }
 
-type Told = (Arc<Endpoint>, Result<Answered, ConnectError>);
+type Result<T> = std::result::Result<T, ConnectError>;
 
-/// The attempts under way. Dropped, it leaves them to themselves.
+/// A dial under way.
+struct Attempt {
+    endpoint: Arc<Endpoint>,
+    dial: Pin<Box<dyn Future<Output = Result<Answered>> + Send>>,
+}
+
+/// The attempts under way, in the order in which they were started. Dropped, it leaves them to
+/// themselves.
 struct Race<'d> {
     dialler: &'d Dialler,
-    tell: UnboundedSender<Told>,
-    told: UnboundedReceiver<Told>,
-    running: Vec<Arc<Endpoint>>,
+    attempts: Vec<Attempt>,
 }
 
 impl Dialler {
@@ -59,49 +67,43 @@ impl Dialler {
     pub async fn race(
         &self,
         endpoints: Vec<Arc<Endpoint>>,
-    ) -> Result<(TcpStream, Arc<Endpoint>), Vec<(Arc<Endpoint>, ConnectError)>> {
-        let (tell, told) = unbounded_channel();
-        let mut race = Race { dialler: self, tell, told, running: Vec::new() };
+    ) -> std::result::Result<(TcpStream, Arc<Endpoint>), Vec<(Arc<Endpoint>, ConnectError)>> {
         self.try_behind_a_healthy_one(&endpoints);
+        let mut race = Race { dialler: self, attempts: Vec::new() };
         let mut waiting = endpoints.into_iter().peekable();
         let mut failures = Vec::new();
         loop {
             // A trial has no head start: the endpoint was down, and its trial must cost nobody.
-            while race.running.len() < AT_ONCE {
+            while race.attempts.len() < AT_ONCE {
                 let Some(endpoint) = waiting.next() else { break };
-                race.running.push(endpoint.clone());
-                let is_trial = self.start(endpoint, race.tell.clone());
+                let is_trial = endpoint.standing() == Standing::Due;
+                race.attempts.push(self.start(endpoint));
                 if !is_trial {
                     break;
                 }
             }
-            if race.running.is_empty() {
+            if race.attempts.is_empty() {
                 return Err(failures);
             }
-            let more = waiting.peek().is_some() && race.running.len() < AT_ONCE;
+            let more = waiting.peek().is_some() && race.attempts.len() < AT_ONCE;
             tokio::select! {
                 biased;
-                Some((endpoint, result)) = race.told.recv() => {
-                    let at = race.running.iter().position(|running| Arc::ptr_eq(running, &endpoint));
-                    let started_before = at.unwrap_or_default();
-                    if let Some(at) = at {
-                        race.running.remove(at);
-                    }
-                    match result {
-                        Ok(Answered { stream, .. }) => {
-                            endpoint.succeeded();
-                            for slower in &race.running[..started_before] {
-                                slower.failed("another endpoint answered sooner, dialled later");
-                            }
-                            return Ok((stream, endpoint));
+                (at, endpoint, result) = race.next() => match result {
+                    Ok(Answered { stream, .. }) => {
+                        endpoint.succeeded();
+                        for slower in &race.attempts[..at] {
+                            slower.endpoint.failed("another endpoint answered sooner, dialled later");
                         }
-                        Err(error) => failures.push((endpoint, error)),
+                        return Ok((stream, endpoint));
                     }
-                }
+                    Err(error) => failures.push((endpoint, error)),
+                },
                 () = sleep(STAGGER), if more => {}
                 () = sleep_until(self.deadline) => {
-                    let late = |endpoint| (endpoint, ConnectError::Timeout(self.started.elapsed()));
-                    failures.extend(race.running.drain(..).map(late));
+                    let late = |attempt: &Attempt| {
+                        (attempt.endpoint.clone(), ConnectError::Timeout(self.started.elapsed()))
+                    };
+                    failures.extend(race.attempts.iter().map(late));
                     return Err(failures);
                 }
             }
@@ -115,37 +117,45 @@ impl Dialler {
         let behind = standings.skip_while(|(_, standing)| *standing != Standing::Healthy);
         let due = behind.filter(|(_, standing)| *standing == Standing::Due);
         for (endpoint, _) in due.take(AT_ONCE) {
-            self.start(endpoint.clone(), unbounded_channel().0);
+            self.leave_to_itself(self.start(endpoint.clone()));
         }
     }
 
-    /// Starts an attempt, and tells whether it is the endpoint's trial.
-    fn start(&self, endpoint: Arc<Endpoint>, tell: UnboundedSender<Told>) -> bool {
+    fn start(&self, endpoint: Arc<Endpoint>) -> Attempt {
         let is_trial = endpoint.standing() == Standing::Due;
         endpoint.begin_trial();
-        let dialler = self.clone();
-        drop(tokio::spawn(async move {
-            let result = dialler.dial(&endpoint).await;
+        let (dialler, dialled) = (self.clone(), endpoint.clone());
+        let dial = Box::pin(async move {
+            let result = dialler.dial(&dialled).await;
             match &result {
                 // Of others only the winner's counts: an endpoint that is always overtaken would be
                 // ejected and healthy by turns, at a head start each.
-                Ok(_) if is_trial => endpoint.succeeded(),
+                Ok(_) if is_trial => dialled.succeeded(),
                 Ok(_) => {}
                 // This host's own lack says nothing of the endpoint.
                 Err(ConnectError::Local(_)) => {}
-                Err(error) => endpoint.failed(&error.to_string()),
+                Err(error) => dialled.failed(&error.to_string()),
             }
             if let Err(error) = &result {
                 dialler.metrics.dial_failed(error.as_str());
             }
-            if let Err(lost) = tell.send((endpoint, result)) {
-                dialler.leave(lost.0);
-            }
-        }));
-        is_trial
+            result
+        });
+        Attempt { endpoint, dial }
     }
 
-    async fn dial(&self, endpoint: &Endpoint) -> Result<Answered, ConnectError> {
+    /// Sees an attempt to its end that nobody waits for, and ends its connection as its server
+    /// likes it.
+    fn leave_to_itself(&self, attempt: Attempt) {
+        let dialler = self.clone();
+        drop(tokio::spawn(async move {
+            if let (Ok(answered), Protocol::Mysql) = (attempt.dial.await, dialler.protocol) {
+                drop(dialler.farewells.say(answered.stream, Vec::new()));
+            }
+        }));
+    }
+
+    async fn dial(&self, endpoint: &Endpoint) -> Result<Answered> {
         let started = Instant::now();
         let stream = connect(endpoint.address, &self.tcp, self.connect_timeout).await?;
         let member = self.farewells.expect_one();
@@ -164,23 +174,28 @@ impl Dialler {
         self.metrics.dial.observe(started.elapsed().as_secs_f64());
         Ok(Answered { stream, _member: member })
     }
+}
 
-    /// Ends a connection that nobody wants any more as its server likes it.
-    fn leave(&self, (_, result): Told) {
-        if let (Protocol::Mysql, Ok(answered)) = (self.protocol, result) {
-            drop(self.farewells.say(answered.stream, Vec::new()));
-        }
+impl Race<'_> {
+    /// The next attempt that ends, with its place among those that were under way.
+    async fn next(&mut self) -> (usize, Arc<Endpoint>, Result<Answered>) {
+        poll_fn(|cx| {
+            for (at, attempt) in self.attempts.iter_mut().enumerate() {
+                if let Poll::Ready(result) = attempt.dial.as_mut().poll(cx) {
+                    return Poll::Ready((at, self.attempts.remove(at).endpoint, result));
+                }
+            }
+            Poll::Pending
+        })
+        .await
     }
 }
 
 impl Drop for Race<'_> {
     fn drop(&mut self) {
-        self.told.close();
         // Without a runtime the process is at its end.
         if Handle::try_current().is_ok() {
-            while let Ok(lost) = self.told.try_recv() {
-                self.dialler.leave(lost);
-            }
+            self.attempts.drain(..).for_each(|attempt| self.dialler.leave_to_itself(attempt));
         }
     }
 }
