@@ -22,7 +22,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, error, info, warn};
 
 use crate::admin::{Admin, DeepCheck, Parts};
-use crate::config::{Config, Gateway, Listener as ListenerConfig, Protocol};
+use crate::config::{Config, Gateway, Listener as ListenerConfig, Protocol, Tcp};
 use crate::drain::{Drain, Phase};
 use crate::metrics::Metrics;
 use crate::net::listener::{self, Listener};
@@ -88,7 +88,7 @@ impl App {
         let mut sockets: Vec<_> = (0..config.threads).map(|_| Vec::new()).collect();
         let (mut addresses, mut forwards) = (Vec::new(), Vec::new());
         for listener in &config.listeners {
-            let bound = bind_all(listener, config.threads)?;
+            let bound = bind_all(listener, config.threads, &config.tcp)?;
             let upstream = upstreams
                 .iter()
                 .find(|upstream| upstream.name() == listener.upstream)
@@ -98,7 +98,6 @@ impl App {
             let proxy = Arc::new(Proxy {
                 config: listener.clone(),
                 addresses: own.clone(),
-                tcp: config.tcp.clone(),
                 stall_timeout: config.stall_timeout,
                 splice: config.splice,
                 upstream: upstream.clone(),
@@ -113,7 +112,7 @@ impl App {
             proxies.push(proxy);
             addresses.extend(own);
         }
-        let (admin_address, mut admin_socket) = bind(config.admin, 1)?;
+        let (admin_address, mut admin_socket) = bind(config.admin, 1, &config.tcp)?;
         let admin = Admin::new(Parts {
             metrics,
             log_lines_dropped: Box::new(log_lines_dropped),
@@ -242,9 +241,10 @@ async fn carry(
 fn bind(
     address: SocketAddr,
     count: usize,
+    tcp: &Tcp,
 ) -> Result<(SocketAddr, Vec<std::net::TcpListener>), BuildError> {
     let wrong = |source| BuildError::Bind { address, source };
-    let sockets = listener::bind(address, count).map_err(wrong)?;
+    let sockets = listener::bind(address, count, tcp).map_err(wrong)?;
     let bound = sockets[0].local_addr().map_err(wrong)?;
     Ok((bound, sockets))
 }
@@ -254,13 +254,14 @@ fn bind(
 fn bind_all(
     listener: &ListenerConfig,
     threads: usize,
+    tcp: &Tcp,
 ) -> Result<Vec<(SocketAddr, Vec<std::net::TcpListener>)>, BuildError> {
     let mut bound: Vec<(SocketAddr, Vec<std::net::TcpListener>)> = Vec::new();
     for name in &listener.bind {
         let mut port = None;
         for mut address in name.addresses() {
             address.set_port(port.unwrap_or(address.port()));
-            match bind(address, threads) {
+            match bind(address, threads, tcp) {
                 Err(BuildError::Bind { source, .. }) if port.is_some() && no_ipv6(&source) => {}
                 result => {
                     let (address, sockets) = result?;

@@ -9,6 +9,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 use tracing::warn;
 
+use super::socket::configure;
+use crate::config::Tcp;
+
 /// Connections that may wait in the kernel; `net.core.somaxconn` caps it.
 const BACKLOG: i32 = 4096;
 /// The first and the longest pause after an accept that failed for want of descriptors or memory.
@@ -18,7 +21,12 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_
 ///
 /// The first is bound without `SO_REUSEPORT`, so that a port that another process holds is refused
 /// even when that process allows sharing; then sharing is switched on and the others join.
-pub fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<std::net::TcpListener>> {
+/// `tcp` are the options of the connections.
+pub fn bind(
+    address: SocketAddr,
+    count: usize,
+    tcp: &Tcp,
+) -> io::Result<Vec<std::net::TcpListener>> {
     let first = open(address)?;
     first.bind(&address.into())?;
     first.set_reuse_port(true)?;
@@ -31,6 +39,7 @@ pub fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<std::net::TcpLi
         sockets.push(socket);
     }
     for socket in &sockets {
+        configure(socket, tcp)?;
         socket.listen(BACKLOG)?;
     }
     Ok(sockets.into_iter().map(Into::into).collect())
@@ -125,15 +134,34 @@ mod tests {
 
     #[test]
     fn a_taken_port_is_refused_and_port_0_is_one_port_for_all() {
-        let sockets = bind("127.0.0.1:0".parse().unwrap(), 3).unwrap();
+        let sockets = bind("127.0.0.1:0".parse().unwrap(), 3, &tcp()).unwrap();
         let addresses: Vec<_> = sockets.iter().map(|socket| socket.local_addr().unwrap()).collect();
         assert_eq!(addresses, vec![addresses[0]; 3]);
-        assert_eq!(bind(addresses[0], 1).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(bind(addresses[0], 1, &tcp()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[tokio::test]
+    async fn connections_have_the_options_of_the_listening_socket() {
+        let tcp = Tcp { user_timeout: Duration::from_secs(7), ..tcp() };
+        let socket = bind("127.0.0.1:0".parse().unwrap(), 1, &tcp).unwrap().remove(0);
+        let address = socket.local_addr().unwrap();
+        let _client = std::net::TcpStream::connect(address).unwrap();
+        let (accepted, _) = Listener::new(socket).unwrap().accept().await;
+        let accepted = socket2::SockRef::from(&accepted);
+        assert!(accepted.tcp_nodelay().unwrap() && accepted.keepalive().unwrap());
+        assert_eq!(accepted.tcp_keepalive_time().unwrap(), tcp.keepalive_idle);
+        assert_eq!(accepted.tcp_keepalive_interval().unwrap(), tcp.keepalive_interval);
+        assert_eq!(accepted.tcp_keepalive_retries().unwrap(), tcp.keepalive_count);
+        assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(tcp.user_timeout));
+    }
+
+    fn tcp() -> Tcp {
+        crate::config::parse("[upstream.a]\ngateway = \"a\"\n", "test").unwrap().tcp
     }
 
     #[tokio::test]
     async fn what_is_queued_is_served_before_the_close() {
-        let socket = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
+        let socket = bind("127.0.0.1:0".parse().unwrap(), 1, &tcp()).unwrap().remove(0);
         let address = socket.local_addr().unwrap();
         let listener = Listener::new(socket).unwrap();
         let clients: Vec<_> =

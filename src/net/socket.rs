@@ -17,12 +17,13 @@ use crate::config::Tcp;
 /// How long a peer may take to read a last word and to close.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
-/// Sets the options of a client or upstream socket.
+/// Sets the options of an upstream's socket, or of a listening one: Linux hands them on to the
+/// sockets that are accepted from it.
 ///
 /// `TCP_NODELAY`, because without it a request that is written in two pieces waits for a delayed
 /// acknowledgement. No buffer sizes: a fixed one turns the kernel's autotuning off.
-pub fn configure(stream: &TcpStream, tcp: &Tcp) -> io::Result<()> {
-    let socket = SockRef::from(stream);
+pub fn configure(socket: &impl AsFd, tcp: &Tcp) -> io::Result<()> {
+    let socket = SockRef::from(socket);
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(
         &TcpKeepalive::new()

@@ -29,8 +29,6 @@ pub struct Proxy {
     pub config: config::Listener,
     /// The addresses that were bound.
     pub addresses: Vec<SocketAddr>,
-    /// The options of client sockets.
-    pub tcp: config::Tcp,
     /// How long a peer may owe an acknowledgement; 0: for ever.
     pub stall_timeout: Duration,
     /// Whether bulk may be spliced.

@@ -156,11 +156,10 @@ mod tests {
         let Config { tcp, stall_timeout, splice, mut listeners, mut upstreams, .. } =
             config::parse(text, "test").unwrap();
         let handles = metrics.upstream("gw");
-        let upstream = Upstream::new(upstreams.remove(0), tcp.clone(), handles, drain.clone());
+        let upstream = Upstream::new(upstreams.remove(0), tcp, handles, drain.clone());
         Arc::new(Proxy {
             config: listeners.remove(0),
             addresses: Vec::new(),
-            tcp,
             stall_timeout,
             splice,
             upstream: Arc::new(upstream),

@@ -5,7 +5,6 @@ use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tracing::debug;
 
 use super::outcome::Outcome;
 use crate::config::Protocol;
@@ -97,11 +96,6 @@ async fn part(outcome: &Outcome, parting: Parting, reason: Reason) {
 async fn open(client: TcpStream, outcome: &mut Outcome) -> Option<(TcpStream, TcpStream)> {
     let proxy = outcome.proxy.clone();
     let protocol = proxy.config.protocol;
-    if let Err(error) = socket::configure(&client, &proxy.tcp) {
-        debug!(%error, "cannot set up a client's socket");
-        outcome.ended(Side::Client, Reason::of(&error).as_str());
-        return None;
-    }
     let (code, message) = tokio::select! {
         biased;
         result = proxy.upstream.connect(protocol) => match result {
