@@ -44,7 +44,8 @@ pub use opening::{Deadlines, Opening};
 pub use quiet::Limits;
 pub use watch::look_after;
 
-/// Moves (a read or a splice, and its write) of a direction in one poll before other sessions get their turn.
+/// Moves (a read or a splice, and its write) of a direction in one poll before other sessions get
+/// their turn.
 const MOVES_PER_POLL: u32 = 32;
 
 /// Counters that move while bytes do.
