@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -71,6 +71,27 @@ fn an_endpoint_that_does_not_answer_costs_one_head_start_and_then_nothing() {
     let endpoint = &endpoints(&bridge)[0];
     assert_eq!(endpoint["state"], "ejected");
     assert_eq!(endpoint["evidence"], "another endpoint answered sooner, dialled later");
+}
+
+#[test]
+fn the_trials_of_a_lost_zone_with_many_addresses_hold_nobody_up() {
+    let lost: Vec<String> = (2..11).map(|last| format!("127.0.0.{last}")).collect();
+    let gateway = Gateway::at(&["127.0.0.99"]);
+    let _silent: Vec<TcpListener> =
+        lost.iter().map(|host| TcpListener::bind((host.as_str(), gateway.port)).unwrap()).collect();
+    let all: Vec<&str> = lost.iter().map(String::as_str).chain(["127.0.0.99"]).collect();
+    let gateway = gateway.answers(&all);
+    let bridge = gateway.bridge("").start();
+    assert_eq!(gateway.who_answers(&bridge), "127.0.0.99");
+    let lost_ones = || endpoints(&bridge).into_iter().take(lost.len()).collect::<Vec<_>>();
+    assert!(lost_ones().iter().all(|endpoint| endpoint["state"] == "ejected"));
+    until("all of them are due for a trial", || {
+        lost_ones().iter().all(|endpoint| endpoint["ejected_for_seconds"].is_null()).then_some(())
+    });
+    let started = Instant::now();
+    assert_eq!(gateway.who_answers(&bridge), "127.0.0.99");
+    // In their turns they would have had 250 ms each.
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
 }
 
 #[test]

@@ -26,8 +26,9 @@ use crate::net::connect::{ConnectError, connect, greeted};
 const STAGGER: Duration = Duration::from_millis(250);
 /// Time before the deadline at which a greeting counts as missing.
 const BEFORE_THE_END: Duration = Duration::from_millis(50);
-/// Attempts of one connection at a time.
-const AT_ONCE: usize = 8;
+/// Attempts of one connection at a time. More than begin within the default `connect_timeout`, so
+/// that addresses that swallow packets do not keep the one that answers from its turn.
+const AT_ONCE: usize = 16;
 
 /// How a connection is dialled.
 #[derive(Debug, Clone)]
@@ -68,12 +69,11 @@ impl Dialler {
         &self,
         endpoints: Vec<Arc<Endpoint>>,
     ) -> std::result::Result<(TcpStream, Arc<Endpoint>), Vec<(Arc<Endpoint>, ConnectError)>> {
-        self.try_behind_a_healthy_one(&endpoints);
         let mut race = Race { dialler: self, attempts: Vec::new() };
-        let mut waiting = endpoints.into_iter().peekable();
+        let mut waiting = self.try_apart(endpoints).into_iter().peekable();
         let mut failures = Vec::new();
         loop {
-            // A trial has no head start: the endpoint was down, and its trial must cost nobody.
+            // A trial has no head start: the endpoint was down.
             while race.attempts.len() < AT_ONCE {
                 let Some(endpoint) = waiting.next() else { break };
                 let is_trial = endpoint.standing() == Standing::Due;
@@ -110,15 +110,19 @@ impl Dialler {
         }
     }
 
-    /// Starts the trials that are due of endpoints whose turn comes only if a healthy one fails.
-    /// They are for the endpoints' sake: their connections are nobody's.
-    fn try_behind_a_healthy_one(&self, endpoints: &[Arc<Endpoint>]) {
-        let standings = endpoints.iter().map(|endpoint| (endpoint, endpoint.standing()));
-        let behind = standings.skip_while(|(_, standing)| *standing != Standing::Healthy);
-        let due = behind.filter(|(_, standing)| *standing == Standing::Due);
-        for (endpoint, _) in due.take(AT_ONCE) {
+    /// Where there is a healthy endpoint, starts the trials that are due apart from the race, and puts
+    /// their endpoints behind the others: their connections are nobody's, so they cost nobody.
+    fn try_apart(&self, endpoints: Vec<Arc<Endpoint>>) -> Vec<Arc<Endpoint>> {
+        if !endpoints.iter().any(|endpoint| endpoint.standing() == Standing::Healthy) {
+            return endpoints;
+        }
+        let is_due = |endpoint: &Arc<Endpoint>| endpoint.standing() == Standing::Due;
+        let (due, mut others): (Vec<_>, Vec<_>) = endpoints.into_iter().partition(is_due);
+        for endpoint in due.iter().take(AT_ONCE) {
             self.leave_to_itself(self.start(endpoint.clone()));
         }
+        others.extend(due);
+        others
     }
 
     fn start(&self, endpoint: Arc<Endpoint>) -> Attempt {
