@@ -156,7 +156,8 @@ impl App {
 
     /// Serves until the drain has begun and everybody is gone.
     pub async fn run(self) -> Result<(), RunError> {
-        let admin_socket = Listener::new(self.admin_socket).map_err(RunError::Socket)?;
+        let admin_socket =
+            Listener::new(self.admin_socket, &self.config.tcp).map_err(RunError::Socket)?;
         let mut control = JoinSet::new();
         control.spawn(self.admin.serve(admin_socket));
         let nameservers: Arc<[SocketAddr]> = self.config.nameservers.into();
@@ -174,12 +175,12 @@ impl App {
                 .build()
                 .map_err(RunError::Thread)?;
             let member = self.drain.join();
-            let drain = self.drain.clone();
+            let (drain, tcp) = (self.drain.clone(), self.config.tcp.clone());
             let watch = relay::look_after(drain.clone(), self.config.stall_timeout, by_the_second);
             // Not joined: `drain.empty()` below tells when its sessions are gone.
             thread::Builder::new()
                 .name(format!("tidegate-{number}"))
-                .spawn(move || runtime.block_on(carry(sockets, drain, member, watch)))
+                .spawn(move || runtime.block_on(carry(sockets, tcp, drain, member, watch)))
                 .map_err(RunError::Thread)?;
         }
         let mut result = Ok(());
@@ -212,6 +213,7 @@ impl App {
 /// The life of a data thread: accepts until the drain, then sees its sessions off.
 async fn carry(
     sockets: Vec<(Arc<Proxy>, std::net::TcpListener)>,
+    tcp: Tcp,
     drain: Drain,
     member: TaskTrackerToken,
     watch: impl Future<Output = ()> + Send + 'static,
@@ -219,7 +221,7 @@ async fn carry(
     let watch = tokio::spawn(watch);
     let mut accepting = JoinSet::new();
     for (proxy, socket) in sockets {
-        match Listener::new(socket) {
+        match Listener::new(socket, &tcp) {
             // A task of its own: a future inside block_on is polled at every wake-up.
             Ok(listener) => drop(accepting.spawn(proxy.serve(listener))),
             Err(error) => error!(%error, "cannot use a listening socket"),

@@ -2,9 +2,10 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 use tracing::warn;
@@ -61,13 +62,18 @@ fn open(address: SocketAddr) -> io::Result<Socket> {
 #[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,
+    congestion_control: Option<String>,
     backoff: Duration,
 }
 
 impl Listener {
-    /// Takes over a socket of [`bind`].
-    pub fn new(socket: std::net::TcpListener) -> io::Result<Self> {
-        Ok(Self { socket: TcpListener::from_std(socket)?, backoff: BACKOFF.0 })
+    /// Takes over a socket of [`bind`], with the same `tcp`.
+    pub fn new(socket: std::net::TcpListener, tcp: &Tcp) -> io::Result<Self> {
+        Ok(Self {
+            socket: TcpListener::from_std(socket)?,
+            congestion_control: tcp.congestion_control.clone(),
+            backoff: BACKOFF.0,
+        })
     }
 
     /// The next connection. Errors of one connection are passed over; a lack of descriptors or
@@ -75,9 +81,10 @@ impl Listener {
     pub async fn accept(&mut self) -> (TcpStream, SocketAddr) {
         loop {
             match self.socket.accept().await {
-                Ok(accepted) => {
+                Ok((stream, peer)) => {
                     self.backoff = BACKOFF.0;
-                    return accepted;
+                    insist(&stream, self.congestion_control.as_deref());
+                    return (stream, peer);
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
@@ -97,6 +104,7 @@ impl Listener {
     pub fn into_queued(self) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
         // Taken off the reactor: its readiness may lag behind the queue, accept(2) does not.
         let socket = self.socket.into_std().ok();
+        let congestion_control = self.congestion_control;
         std::iter::from_fn(move || {
             loop {
                 let (stream, peer) = match socket.as_ref()?.accept() {
@@ -104,11 +112,21 @@ impl Listener {
                     Err(error) if is_of_one_connection(&error) => continue,
                     Err(_) => return None,
                 };
+                insist(&stream, congestion_control.as_deref());
                 if stream.set_nonblocking(true).is_ok() {
                     return Some((TcpStream::from_std(stream).ok()?, peer));
                 }
             }
         })
+    }
+}
+
+/// Sets the one option that is not always inherited: a route's `congctl` goes before the listening
+/// socket's choice (tcp_ca_openreq_child of net/ipv4/tcp_minisocks.c).
+fn insist(stream: &impl AsFd, congestion_control: Option<&str>) {
+    if let Some(name) = congestion_control {
+        // It was tried at the start; a connection that is gone already tells it when it is used.
+        let _ = SockRef::from(stream).set_tcp_congestion(name.as_bytes());
     }
 }
 
@@ -142,12 +160,14 @@ mod tests {
 
     #[tokio::test]
     async fn connections_have_the_options_of_the_listening_socket() {
-        let tcp = Tcp { user_timeout: Duration::from_secs(7), ..tcp() };
+        let congestion_control = Some("reno".to_owned());
+        let tcp = Tcp { user_timeout: Duration::from_secs(7), congestion_control, ..tcp() };
         let socket = bind("127.0.0.1:0".parse().unwrap(), 1, &tcp).unwrap().remove(0);
         let address = socket.local_addr().unwrap();
         let _client = std::net::TcpStream::connect(address).unwrap();
-        let (accepted, _) = Listener::new(socket).unwrap().accept().await;
-        let accepted = socket2::SockRef::from(&accepted);
+        let (accepted, _) = Listener::new(socket, &tcp).unwrap().accept().await;
+        let accepted = SockRef::from(&accepted);
+        assert!(accepted.tcp_congestion().unwrap().starts_with(b"reno"));
         assert!(accepted.tcp_nodelay().unwrap() && accepted.keepalive().unwrap());
         assert_eq!(accepted.tcp_keepalive_time().unwrap(), tcp.keepalive_idle);
         assert_eq!(accepted.tcp_keepalive_interval().unwrap(), tcp.keepalive_interval);
@@ -163,7 +183,7 @@ mod tests {
     async fn what_is_queued_is_served_before_the_close() {
         let socket = bind("127.0.0.1:0".parse().unwrap(), 1, &tcp()).unwrap().remove(0);
         let address = socket.local_addr().unwrap();
-        let listener = Listener::new(socket).unwrap();
+        let listener = Listener::new(socket, &tcp()).unwrap();
         let clients: Vec<_> =
             (0..20).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
         assert_eq!(listener.into_queued().count(), clients.len());
