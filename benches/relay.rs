@@ -9,10 +9,9 @@ use std::thread;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use prometheus::IntCounter;
 use tidegate::config::Splice;
-use tidegate::metrics::Bytes;
-use tidegate::relay::{Counters, Limits, Relay};
+use tidegate::metrics::Metrics;
+use tidegate::relay::{Limits, Relay};
 
 const REPLIES: [usize; 3] = [64, 4 * 1024, 1024 * 1024];
 
@@ -70,9 +69,7 @@ fn relay_to(server: SocketAddr, splice: Splice) -> SocketAddr {
         runtime.block_on(async move {
             listener.set_nonblocking(true).expect("a listening socket");
             let listener = tokio::net::TcpListener::from_std(listener).expect("in a runtime");
-            let counter = |name| IntCounter::new(name, "bytes").expect("a valid name");
-            let bytes = || Bytes { copied: counter("copied"), spliced: counter("spliced") };
-            let counters = Counters { to_upstream: bytes(), to_client: bytes() };
+            let relayed = Metrics::new().listener("bench", "off").relayed;
             loop {
                 let (client, _) = listener.accept().await.expect("accept");
                 client.set_nodelay(true).expect("a connected socket");
@@ -83,8 +80,8 @@ fn relay_to(server: SocketAddr, splice: Splice) -> SocketAddr {
                 })
                 .expect("in a runtime");
                 let limits = Limits { idle_timeout: Duration::ZERO, retire_at: None, retire: None };
-                let (counters, never) = (counters.clone(), Duration::ZERO);
-                let relay = Relay::new(client, upstream, counters, never, splice, limits, None);
+                let (relayed, never) = (relayed.clone(), Duration::ZERO);
+                let relay = Relay::new(client, upstream, relayed, never, splice, limits, None);
                 drop(tokio::spawn(relay));
             }
         });

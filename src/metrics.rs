@@ -44,10 +44,8 @@ pub struct ListenerMetrics {
     pub connections: IntCounter,
     /// Connections open now.
     pub open: IntGauge,
-    /// Bytes from clients to the upstream.
-    pub to_upstream: Bytes,
-    /// Bytes from the upstream to clients.
-    pub to_client: Bytes,
+    /// Bytes relayed.
+    pub relayed: Relayed,
     /// Accept to an upstream connection in hand, seconds.
     pub connect: Histogram,
     /// Accept to close, seconds.
@@ -55,7 +53,16 @@ pub struct ListenerMetrics {
     closed: IntCounterVec,
 }
 
-/// Bytes relayed in one direction, by the path that they took.
+/// Bytes relayed, counted while they move.
+#[derive(Debug, Clone)]
+pub struct Relayed {
+    /// From clients to the upstream.
+    pub to_upstream: Bytes,
+    /// From the upstream to clients.
+    pub to_client: Bytes,
+}
+
+/// Bytes of one direction, by the path that they took.
 #[derive(Debug, Clone)]
 pub struct Bytes {
     /// Read into the bridge and written again.
@@ -183,8 +190,10 @@ impl Metrics {
             name: name.to_owned(),
             connections: self.connections.with_label_values(&[name]),
             open: self.open.with_label_values(&[name]),
-            to_upstream: bytes("client_to_upstream"),
-            to_client: bytes("upstream_to_client"),
+            relayed: Relayed {
+                to_upstream: bytes("client_to_upstream"),
+                to_client: bytes("upstream_to_client"),
+            },
             connect: self.connect.with_label_values(&[name, pool_result]),
             lifetime: self.lifetime.with_label_values(&[name]),
             closed: self.closed.clone(),

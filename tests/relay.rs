@@ -256,17 +256,9 @@ fn a_reader_that_falls_asleep_stops_the_writer_and_costs_no_memory() {
     }
 
     // Everything that can move has moved when nothing has for a while.
-    let relayed = || bridge.metrics().sum("tidegate_bytes_total", &[]);
-    let mut last = (relayed(), Instant::now());
-    until("the writers are stopped", || {
-        let now = relayed();
-        if now != last.0 {
-            last = (now, Instant::now());
-        }
-        (last.0 > 0.0 && last.1.elapsed() > Duration::from_millis(500)).then_some(())
-    });
+    let relayed = bridge.relays_no_more_for(Duration::from_millis(500));
 
-    assert!(last.0 < (SESSIONS * LENGTH) as f64, "nothing held the writers back");
+    assert!(relayed < (SESSIONS * LENGTH) as f64, "nothing held the writers back");
     let grown = bridge.memory().saturating_sub(before);
     // 64 KiB may wait in each session; the rest is the allocator's and the program's own pages.
     assert!(grown < 16 * 1024 * 1024, "{SESSIONS} sleeping readers cost {grown} bytes");

@@ -10,7 +10,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use rustix::process::{Uid, geteuid};
@@ -31,6 +31,8 @@ const POOR: u32 = 65533;
 /// What a thread of the bridge may keep, and the process may have.
 const KEPT_PIPES: usize = 16;
 const MOST_PIPES: usize = 128;
+/// Everything that can move has moved when nothing has for so long.
+const QUIET: Duration = Duration::from_millis(300);
 
 #[test]
 fn a_large_result_is_spliced_for_a_user_who_is_not_root() {
@@ -87,7 +89,7 @@ fn sessions_beyond_the_most_pipes_are_copied_and_get_every_byte() {
             let sending = thread::spawn(move || send_to_the_end(&server, LENGTH));
             sleeping.push((client, sending));
         }
-        until_nothing_moves(&bridge);
+        bridge.relays_no_more_for(QUIET);
         (bridge.pipes() == MOST_PIPES).then_some(())
     });
     let [_, spliced] = to_client(&bridge);
@@ -170,27 +172,23 @@ fn small_messages_after_bulk_are_copied_and_bulk_after_them_is_spliced() {
 /// The reset is met by the bridge while it holds bytes in a pipe, for a client that is slow to take.
 #[test]
 fn what_is_in_the_pipe_when_the_server_resets_is_delivered_before_the_reset() {
-    let (upstream, bridge) = bridge(|setup| setup);
-    for round in 0..full_or(20, 5) {
-        let (client, server, length) = with_bytes_in_a_pipe(&bridge, &upstream);
-        reset(server);
-        expect(&client, 0, length);
-        let end = (&client).read(&mut [0]).map(drop);
-        assert!(is_reset(&end), "round {round}: {end:?} instead of a reset");
-        until_all_are_closed(&bridge);
-    }
+    resets_behind_what_is_in_the_pipe(|_client| ());
 }
 
 /// Here it is the client's next words that meet the reset, so it comes as the other direction's.
 #[test]
 fn what_is_in_the_pipe_when_a_write_to_the_server_fails_is_delivered_before_the_reset() {
+    resets_behind_what_is_in_the_pipe(|mut client| client.write_all(b"one more").unwrap());
+}
+
+fn resets_behind_what_is_in_the_pipe(then: impl Fn(&TcpStream)) {
     let (upstream, bridge) = bridge(|setup| setup);
     for round in 0..full_or(20, 5) {
-        let (mut client, server, length) = with_bytes_in_a_pipe(&bridge, &upstream);
+        let (client, server, length) = with_bytes_in_a_pipe(&bridge, &upstream);
         reset(server);
-        client.write_all(b"one more").unwrap();
+        then(&client);
         expect(&client, 0, length);
-        let end = client.read(&mut [0]).map(drop);
+        let end = (&client).read(&mut [0]).map(drop);
         assert!(is_reset(&end), "round {round}: {end:?} instead of a reset");
         until_all_are_closed(&bridge);
     }
@@ -220,7 +218,7 @@ fn a_slow_reader_gets_every_byte_through_the_pipe() {
     let sending = thread::spawn(move || send_to_the_end(&server, 32));
     for mib in 0..8 {
         // Some of it is on its way, and the rest has to wait, whenever it begins to read.
-        until_nothing_moves(&bridge);
+        bridge.relays_no_more_for(QUIET);
         expect(&client, mib, 1);
     }
     expect(&client, 8, 24);
@@ -316,18 +314,6 @@ fn counted(bridge: &Bridge, before: &[[f64; 2]; 2], more: usize) -> [[f64; 2]; 2
     })
 }
 
-fn until_nothing_moves(bridge: &Bridge) {
-    let relayed = || bridge.metrics().sum("tidegate_bytes_total", &[]);
-    let mut last = (relayed(), Instant::now());
-    until("nothing moves", || {
-        let now = relayed();
-        if now != last.0 {
-            last = (now, Instant::now());
-        }
-        (last.0 > 0.0 && last.1.elapsed() > Duration::from_millis(300)).then_some(())
-    });
-}
-
 /// A client whose window is small, so that little is on its way to it.
 fn slow_to_take(bridge: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
@@ -349,7 +335,7 @@ fn with_bytes_in_a_pipe(bridge: &Bridge, upstream: &TcpListener) -> (TcpStream, 
             send(&server, length - 1, 1);
             let acknowledged = until("all has come to the bridge, or can not", || {
                 if unacknowledged(&server) > 0 && unread_at_the_other_end(&server) > 0 {
-                    until_nothing_moves(bridge);
+                    bridge.relays_no_more_for(QUIET);
                     return Some(unacknowledged(&server) == 0);
                 }
                 (unacknowledged(&server) == 0).then_some(true)
@@ -358,7 +344,7 @@ fn with_bytes_in_a_pipe(bridge: &Bridge, upstream: &TcpListener) -> (TcpStream, 
                 return None;
             }
             if unread_at_the_other_end(&server) > 0 {
-                until_nothing_moves(bridge);
+                bridge.relays_no_more_for(QUIET);
                 if unread_at_the_other_end(&server) > 0 {
                     let found = bridge.bytes_in_pipes() > 0;
                     return found.then_some((client, server, length));

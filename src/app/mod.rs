@@ -86,7 +86,8 @@ impl App {
             .collect();
         let mut proxies = Vec::new();
         let mut sockets: Vec<_> = (0..config.threads).map(|_| Vec::new()).collect();
-        let (mut addresses, mut forwards) = (Vec::new(), Vec::new());
+        let mut addresses = Vec::new();
+        let mut forwards = Vec::new();
         for listener in &config.listeners {
             let bound = bind_all(listener, config.threads, &config.tcp)?;
             let upstream = upstreams

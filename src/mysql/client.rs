@@ -52,6 +52,11 @@ impl Farewells {
         self.drain.join()
     }
 
+    /// Returns once nobody waits for farewells any more: the drain closes.
+    pub async fn given_up(&self) {
+        self.drain.reached(Phase::Closing).await;
+    }
+
     /// Begins a farewell. `said` is what has been read of the greeting already.
     ///
     /// A task of its own, which goes on when nobody waits for it any more: a prober that loses

@@ -72,8 +72,8 @@ impl Proxy {
             pool: self.config.pool.as_str(),
             open: self.metrics.open.get(),
             accepted: self.metrics.connections.get(),
-            bytes_to_upstream: self.metrics.to_upstream.total(),
-            bytes_to_clients: self.metrics.to_client.total(),
+            bytes_to_upstream: self.metrics.relayed.to_upstream.total(),
+            bytes_to_clients: self.metrics.relayed.to_client.total(),
         }
     }
 

@@ -12,7 +12,7 @@ use crate::drain::Phase;
 use crate::mysql::handshake::answer_sequence;
 use crate::mysql::packet::{ErrorCode, err, err_greeting};
 use crate::net::socket;
-use crate::relay::{Counters, Deadlines, Limits, Parting, Reason, Relay, Side};
+use crate::relay::{Deadlines, Limits, Parting, Reason, Relay, Side};
 use crate::upstream::Endpoint;
 
 /// What clients are told of a drain.
@@ -35,10 +35,7 @@ pub(super) fn run(mut outcome: Outcome, client: TcpStream) -> impl Future<Output
 fn relay(outcome: &Outcome, client: TcpStream, upstream: TcpStream) -> Relay {
     let proxy = &outcome.proxy;
     let config = &proxy.config;
-    let counters = Counters {
-        to_upstream: proxy.metrics.to_upstream.clone(),
-        to_client: proxy.metrics.to_client.clone(),
-    };
+    let relayed = proxy.metrics.relayed.clone();
     let retire = match proxy.upstream.close_vanished_after().is_zero() {
         true => None,
         false => outcome.endpoint().map(Endpoint::retire_flag),
@@ -52,7 +49,7 @@ fn relay(outcome: &Outcome, client: TcpStream, upstream: TcpStream) -> Relay {
     let deadlines = Deadlines { handshake: config.handshake_timeout, reply: config.reply_timeout };
     let deadlines = (config.protocol == Protocol::Mysql).then_some(deadlines);
     let (stall_timeout, splice) = (proxy.stall_timeout, proxy.splice);
-    Relay::new(client, upstream, counters, stall_timeout, splice, limits, deadlines)
+    Relay::new(client, upstream, relayed, stall_timeout, splice, limits, deadlines)
 }
 
 /// A tenth more or less, so that sessions that were opened together do not end together.

@@ -54,13 +54,13 @@ impl Relay {
                 &mut self.upstream.stream,
                 &mut self.client.stream,
                 &mut self.to_client,
-                &self.counters.to_client,
+                &self.relayed.to_client,
             ),
             Side::Client | Side::Tidegate => (
                 &mut self.client.stream,
                 &mut self.upstream.stream,
                 &mut self.to_upstream,
-                &self.counters.to_upstream,
+                &self.relayed.to_upstream,
             ),
         };
         let mut moves = MOVES_PER_POLL;

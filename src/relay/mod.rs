@@ -32,7 +32,7 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use crate::config::Splice;
-use crate::metrics::Bytes;
+use crate::metrics::Relayed;
 use crate::net::socket::TcpInfo;
 use breakage::Breakage;
 use pump::{Broken, Pump};
@@ -47,15 +47,6 @@ pub use watch::look_after;
 /// Moves (a read or a splice, and its write) of a direction in one poll before other sessions get
 /// their turn.
 const MOVES_PER_POLL: u32 = 32;
-
-/// Counters that move while bytes do.
-#[derive(Debug, Clone)]
-pub struct Counters {
-    /// Bytes written to the upstream.
-    pub to_upstream: Bytes,
-    /// Bytes written to the client.
-    pub to_client: Bytes,
-}
 
 /// One side's socket.
 #[derive(Debug)]
@@ -80,7 +71,7 @@ pub struct Relay {
     upstream: Leg,
     to_upstream: Pump,
     to_client: Pump,
-    counters: Counters,
+    relayed: Relayed,
     stall_timeout: Duration,
     watch: Watch,
     first: Option<(Side, Reason)>,
@@ -108,7 +99,7 @@ impl Relay {
     pub fn new(
         client: TcpStream,
         upstream: TcpStream,
-        counters: Counters,
+        relayed: Relayed,
         stall_timeout: Duration,
         splice: Splice,
         limits: Limits,
@@ -119,7 +110,7 @@ impl Relay {
             upstream: Leg::new(upstream),
             to_upstream: Pump::new(splice),
             to_client: Pump::new(splice),
-            counters,
+            relayed,
             stall_timeout,
             watch: Watch::default(),
             first: None,
@@ -150,7 +141,7 @@ impl Relay {
         if client_speaks {
             let kept = self.opening.as_mut().map(|opening| &mut opening.answer);
             let (client, upstream) = (&mut self.client.stream, &mut self.upstream.stream);
-            let moved = &self.counters.to_upstream;
+            let moved = &self.relayed.to_upstream;
             let pumped = self.to_upstream.poll(cx, client, upstream, moved, &mut up_moves, kept);
             up = self.settle(pumped, Side::Client, Side::Upstream);
         }
@@ -161,7 +152,7 @@ impl Relay {
         }
         let kept = self.opening.as_mut().map(|opening| &mut opening.greeting);
         let (client, upstream) = (&mut self.client.stream, &mut self.upstream.stream);
-        let moved = &self.counters.to_client;
+        let moved = &self.relayed.to_client;
         let pumped = self.to_client.poll(cx, upstream, client, moved, &mut down_moves, kept);
         let down = self.settle(pumped, Side::Upstream, Side::Client);
         let (sent, received) =
@@ -302,14 +293,12 @@ mod tests {
     async fn a_client_that_reset_unheard_leaves_a_server_to_take_leave_of() {
         let (client, visitor) = pair().await;
         let (upstream, server) = pair().await;
-        let listener = crate::metrics::Metrics::new().listener("test", "off");
-        let counters =
-            Counters { to_upstream: listener.to_upstream, to_client: listener.to_client };
+        let relayed = crate::metrics::Metrics::new().listener("test", "off").relayed;
         let limits = Limits { idle_timeout: Duration::ZERO, retire_at: None, retire: None };
         let minute = Duration::from_secs(60);
         let deadlines = Some(Deadlines { handshake: minute, reply: minute });
         let mut relay =
-            Relay::new(client, upstream, counters, minute, Splice::Auto, limits, deadlines);
+            Relay::new(client, upstream, relayed, minute, Splice::Auto, limits, deadlines);
         assert!(poll_once(&mut relay).is_pending());
         server.try_write(b"hello").unwrap();
         relay.upstream.stream.readable().await.unwrap();

@@ -8,6 +8,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::thread;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -17,6 +18,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::endpoint::Endpoint;
 use super::health::Standing;
+use super::pick::Candidate;
 use crate::config::{Protocol, Tcp};
 use crate::metrics::UpstreamMetrics;
 use crate::mysql::client::Farewells;
@@ -48,12 +50,12 @@ struct Answered {
     _member: TaskTrackerToken,
 }
 
-type Result<T> = std::result::Result<T, ConnectError>;
-
 /// A dial under way.
 struct Attempt {
     endpoint: Arc<Endpoint>,
-    dial: Pin<Box<dyn Future<Output = Result<Answered>> + Send>>,
+    /// Whether it decides about an endpoint that was ejected.
+    is_trial: bool,
+    dial: Pin<Box<dyn Future<Output = Result<Answered, ConnectError>> + Send>>,
 }
 
 /// The attempts under way, in the order in which they were started. Dropped, it leaves them to
@@ -64,20 +66,22 @@ struct Race<'d> {
 }
 
 impl Dialler {
-    /// The first of `endpoints` that answers, or why none did.
+    /// The first of `candidates` that answers, or why none did.
     pub async fn race(
         &self,
-        endpoints: Vec<Arc<Endpoint>>,
-    ) -> std::result::Result<(TcpStream, Arc<Endpoint>), Vec<(Arc<Endpoint>, ConnectError)>> {
+        mut candidates: Vec<Candidate<Arc<Endpoint>>>,
+    ) -> Result<(TcpStream, Arc<Endpoint>), Vec<(Arc<Endpoint>, ConnectError)>> {
         let mut race = Race { dialler: self, attempts: Vec::new() };
-        let mut waiting = self.try_apart(endpoints).into_iter().peekable();
+        self.try_apart(&mut candidates);
+        let mut waiting = candidates.into_iter().peekable();
         let mut failures = Vec::new();
         loop {
             // A trial has no head start: the endpoint was down.
             while race.attempts.len() < AT_ONCE {
-                let Some(endpoint) = waiting.next() else { break };
-                let is_trial = endpoint.standing() == Standing::Due;
-                race.attempts.push(self.start(endpoint));
+                let Some(candidate) = waiting.next() else { break };
+                let attempt = self.start(&candidate);
+                let is_trial = attempt.is_trial;
+                race.attempts.push(attempt);
                 if !is_trial {
                     break;
                 }
@@ -112,22 +116,25 @@ impl Dialler {
 
     /// Where there is a healthy endpoint, starts the trials that are due apart from the race, and puts
     /// their endpoints behind the others: their connections are nobody's, so they cost nobody.
-    fn try_apart(&self, endpoints: Vec<Arc<Endpoint>>) -> Vec<Arc<Endpoint>> {
-        if !endpoints.iter().any(|endpoint| endpoint.standing() == Standing::Healthy) {
-            return endpoints;
+    fn try_apart(&self, candidates: &mut [Candidate<Arc<Endpoint>>]) {
+        let has = |standing| candidates.iter().any(|one| one.standing == standing);
+        if !has(Standing::Due) || !has(Standing::Healthy) {
+            return;
         }
-        let is_due = |endpoint: &Arc<Endpoint>| endpoint.standing() == Standing::Due;
-        let (due, mut others): (Vec<_>, Vec<_>) = endpoints.into_iter().partition(is_due);
-        for endpoint in due.iter().take(AT_ONCE) {
-            self.leave_to_itself(self.start(endpoint.clone()));
+        candidates.sort_by_key(|one| one.standing == Standing::Due);
+        let due = candidates.iter_mut().filter(|one| one.standing == Standing::Due);
+        for candidate in due.take(AT_ONCE) {
+            let attempt = self.start(candidate);
+            candidate.standing = Standing::Ejected;
+            if attempt.is_trial {
+                self.leave_to_itself(attempt);
+            }
         }
-        others.extend(due);
-        others
     }
 
-    fn start(&self, endpoint: Arc<Endpoint>) -> Attempt {
-        let is_trial = endpoint.standing() == Standing::Due;
-        endpoint.begin_trial();
+    fn start(&self, candidate: &Candidate<Arc<Endpoint>>) -> Attempt {
+        let endpoint = candidate.endpoint.clone();
+        let is_trial = candidate.standing == Standing::Due && endpoint.begin_trial();
         let (dialler, dialled) = (self.clone(), endpoint.clone());
         let dial = Box::pin(async move {
             let result = dialler.dial(&dialled).await;
@@ -145,21 +152,26 @@ impl Dialler {
             }
             result
         });
-        Attempt { endpoint, dial }
+        Attempt { endpoint, is_trial, dial }
     }
 
     /// Sees an attempt to its end that nobody waits for, and ends its connection as its server
-    /// likes it.
+    /// likes it; at the latest when the drain closes.
     fn leave_to_itself(&self, attempt: Attempt) {
         let dialler = self.clone();
         drop(tokio::spawn(async move {
-            if let (Ok(answered), Protocol::Mysql) = (attempt.dial.await, dialler.protocol) {
+            let result = tokio::select! {
+                biased;
+                result = attempt.dial => result,
+                () = dialler.farewells.given_up() => return,
+            };
+            if let (Ok(answered), Protocol::Mysql) = (result, dialler.protocol) {
                 drop(dialler.farewells.say(answered.stream, Vec::new()));
             }
         }));
     }
 
-    async fn dial(&self, endpoint: &Endpoint) -> Result<Answered> {
+    async fn dial(&self, endpoint: &Endpoint) -> Result<Answered, ConnectError> {
         let started = Instant::now();
         let stream = connect(endpoint.address, &self.tcp, self.connect_timeout).await?;
         let member = self.farewells.expect_one();
@@ -182,7 +194,7 @@ impl Dialler {
 
 impl Race<'_> {
     /// The next attempt that ends, with its place among those that were under way.
-    async fn next(&mut self) -> (usize, Arc<Endpoint>, Result<Answered>) {
+    async fn next(&mut self) -> (usize, Arc<Endpoint>, Result<Answered, ConnectError>) {
         poll_fn(|cx| {
             for (at, attempt) in self.attempts.iter_mut().enumerate() {
                 if let Poll::Ready(result) = attempt.dial.as_mut().poll(cx) {
@@ -197,9 +209,47 @@ impl Race<'_> {
 
 impl Drop for Race<'_> {
     fn drop(&mut self) {
-        // Without a runtime the process is at its end.
-        if Handle::try_current().is_ok() {
+        // A dial that has panicked must not be polled again. Without a runtime the process is at its
+        // end.
+        if !thread::panicking() && Handle::try_current().is_ok() {
             self.attempts.drain(..).for_each(|attempt| self.dialler.leave_to_itself(attempt));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+    use crate::drain::Drain;
+    use crate::metrics::Metrics;
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
+    #[tokio::test]
+    async fn a_dial_that_nobody_waits_for_ends_when_the_drain_closes() {
+        #[expect(clippy::disallowed_methods, reason = "loopback")]
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = Endpoint::new("test".into(), silent.local_addr().unwrap());
+        let standing = endpoint.standing();
+        let candidate = Candidate { endpoint, standing, preferred: false, sessions: 0 };
+        let (drain, hour, now) = (Drain::new(), Duration::from_secs(3600), Instant::now());
+        let config = config::parse("[upstream.gw]\ngateway = \"gw.test\"\n", "test").unwrap();
+        let dialler = Dialler {
+            tcp: config.tcp,
+            protocol: Protocol::Mysql,
+            connect_timeout: hour,
+            started: now,
+            deadline: now + hour,
+            metrics: Arc::new(Metrics::new().upstream("test")),
+            farewells: Arc::new(Farewells::new(drain.clone())),
+        };
+        let _open = tokio::select! {
+            _ = dialler.race(vec![candidate]) => panic!("it has greeted"),
+            accepted = silent.accept() => accepted.unwrap(),
+        };
+
+        drain.close();
+        timeout(Duration::from_secs(30), drain.empty()).await.expect("it goes on");
     }
 }

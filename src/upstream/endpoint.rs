@@ -95,9 +95,10 @@ impl Endpoint {
         self.state().health.standing(self.since.elapsed())
     }
 
-    /// One connection tries it although it was ejected.
-    pub fn begin_trial(&self) {
-        self.state().health.begin_trial(self.since.elapsed());
+    /// One connection tries it although it was ejected. `false` when no trial is due, or another
+    /// connection is at it.
+    pub fn begin_trial(&self) -> bool {
+        self.state().health.begin_trial(self.since.elapsed())
     }
 
     /// A dial was answered.

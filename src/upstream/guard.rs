@@ -18,12 +18,11 @@ pub fn private_only(
     also_private: &[IpNet],
 ) -> Result<Vec<IpAddr>, Ipv4Addr> {
     // Linux dials ::ffff:a.b.c.d over IPv4.
-    let addresses: Vec<IpAddr> = addresses.iter().map(IpAddr::to_canonical).collect();
-    let public = addresses.iter().find(|address| is_public(**address, also_private)).copied();
-    let allowed: Vec<IpAddr> =
-        addresses.into_iter().filter(|address| !is_public(*address, also_private)).collect();
-    match public {
-        Some(IpAddr::V4(public)) if !allowed.iter().any(IpAddr::is_ipv4) => Err(public),
+    let addresses = addresses.iter().map(IpAddr::to_canonical);
+    let (public, allowed): (Vec<_>, Vec<_>) =
+        addresses.partition(|address| is_public(*address, also_private));
+    match public.first() {
+        Some(IpAddr::V4(public)) if !allowed.iter().any(IpAddr::is_ipv4) => Err(*public),
         _ => Ok(allowed),
     }
 }

@@ -57,11 +57,14 @@ impl Health {
         }
     }
 
-    /// One connection tries it; until it tells, or gives up, others see it as ejected.
-    pub fn begin_trial(&mut self, now: Duration) {
-        if self.standing(now) == Standing::Due {
+    /// One connection tries it; until it tells, or gives up, others see it as ejected. `false` when
+    /// no trial is due.
+    pub fn begin_trial(&mut self, now: Duration) -> bool {
+        let is_due = self.standing(now) == Standing::Due;
+        if is_due {
             self.state = State::Trial { since: now };
         }
+        is_due
     }
 
     /// A greeting came. `true` when it was not healthy before.
@@ -109,8 +112,9 @@ mod tests {
         assert_eq!(health.standing(START + Duration::from_secs(9)), Standing::Ejected);
         let due = START + FIRST_EJECTION;
         assert_eq!(health.standing(due), Standing::Due);
-        health.begin_trial(due);
+        assert!(health.begin_trial(due));
         assert_eq!(health.standing(due), Standing::Ejected, "others wait for the trial's end");
+        assert!(!health.begin_trial(due), "two trials at once");
         assert!(health.succeeded());
         assert_eq!(health.standing(due), Standing::Healthy);
     }
@@ -175,7 +179,7 @@ mod tests {
                         prop_assert_eq!(health.standing(now), Standing::Ejected);
                     }
                     Event::Trial => {
-                        health.begin_trial(now);
+                        prop_assert_eq!(health.begin_trial(now), before == Standing::Due);
                         let expected = if before == Standing::Due { Standing::Ejected } else { before };
                         prop_assert_eq!(health.standing(now), expected);
                     }

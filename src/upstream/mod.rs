@@ -60,7 +60,7 @@ pub struct Upstream {
 }
 
 /// What is known of the gateway's name.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 struct Known {
     /// The last good answer; never emptied by a failed or an empty one.
     endpoints: Vec<Arc<Endpoint>>,
@@ -68,8 +68,8 @@ struct Known {
     valid_until: Option<Instant>,
     /// Why the last look-up failed, if it did.
     error: Option<String>,
-    /// The family that could not be asked in the last answer.
-    missing: Option<Family>,
+    /// The family that could not be asked in the last answer, and in how many in a row.
+    missing: Option<(Family, u32)>,
 }
 
 /// An upstream connection in hand.
@@ -145,21 +145,22 @@ impl Upstream {
     }
 
     fn endpoints(&self) -> Vec<endpoint::Snapshot> {
-        let mut endpoints = self.known.borrow().endpoints.clone();
-        endpoints.extend(self.vanished().iter().cloned());
-        endpoints.iter().map(|endpoint| endpoint.snapshot()).collect()
+        let known = self.known.borrow().endpoints.clone();
+        let vanished = self.vanished();
+        known.iter().chain(vanished.iter()).map(|endpoint| endpoint.snapshot()).collect()
     }
 
     /// The state now.
     pub fn snapshot(&self) -> Snapshot {
-        let known = self.known.borrow().clone();
+        let endpoints = self.endpoints();
         let left = |until: Instant| until.saturating_duration_since(Instant::now()).as_secs();
+        let known = self.known.borrow();
         Snapshot {
             name: self.config.name.clone(),
             gateway: self.config.gateway.to_string(),
-            endpoints: self.endpoints(),
+            endpoints,
             ttl_left_seconds: known.valid_until.map(left),
-            dns_error: known.error,
+            dns_error: known.error.clone(),
         }
     }
 
@@ -225,12 +226,19 @@ impl Upstream {
     }
 
     /// Takes an answer over and tells when to ask again: shortly before it expires. A family that
-    /// could not be asked keeps the addresses that are known of it, and is asked again soon, once: a
-    /// server that never answers for it must not be asked more often than one that does.
+    /// could not be asked keeps the addresses that are known of it, and is asked again soon, then less
+    /// and less soon: a server that never answers for it must not be asked more often than others.
     fn learn(&self, answer: Answer) -> Duration {
-        let ttl = match answer.missing {
-            Some(_) if answer.missing != self.known.borrow().missing => self.config.min_ttl,
-            _ => answer.ttl.clamp(self.config.min_ttl, self.config.max_ttl),
+        let ttl = answer.ttl.clamp(self.config.min_ttl, self.config.max_ttl);
+        let missing = answer.missing.map(|family| match self.known.borrow().missing {
+            Some((before, times)) if before == family => (family, times.saturating_add(1)),
+            _ => (family, 1),
+        });
+        let ttl = match missing {
+            Some((_, times)) => {
+                ttl.min(self.config.min_ttl.saturating_mul(1 << (times - 1).min(16)))
+            }
+            None => ttl,
         };
         let mut vanished = self.vanished();
         self.known.send_modify(|known| {
@@ -273,7 +281,7 @@ impl Upstream {
             }
             known.valid_until = Some(Instant::now() + ttl);
             known.error = None;
-            known.missing = answer.missing;
+            known.missing = missing;
         });
         ttl - ttl / 10
     }
@@ -328,37 +336,46 @@ impl Upstream {
     }
 
     /// The endpoints in the order to try them. Waits for the first look-up, not for later ones.
-    async fn ordered(&self, deadline: Instant) -> Result<Vec<Arc<Endpoint>>, Unreachable> {
+    async fn ordered(
+        &self,
+        deadline: Instant,
+    ) -> Result<Vec<Candidate<Arc<Endpoint>>>, Unreachable> {
+        let mut candidates = self.candidates();
+        if candidates.is_empty() {
+            self.first_answer(deadline).await?;
+            candidates = self.candidates();
+        }
+        self.tell_panic(candidates.iter().all(|one| one.standing != Standing::Healthy));
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        pick::order(&mut candidates, self.config.balance, turn);
+        Ok(candidates)
+    }
+
+    fn candidates(&self) -> Vec<Candidate<Arc<Endpoint>>> {
+        let known = self.known.borrow();
+        let preferred = &self.config.prefer_cidrs;
+        let candidates = known.endpoints.iter().map(|endpoint| Candidate {
+            endpoint: endpoint.clone(),
+            standing: endpoint.standing(),
+            preferred: preferred.iter().any(|network| network.contains(&endpoint.address.ip())),
+            sessions: endpoint.sessions(),
+        });
+        candidates.collect()
+    }
+
+    /// Waits until an address is known: at the most until the first look-up has failed.
+    async fn first_answer(&self, deadline: Instant) -> Result<(), Unreachable> {
         let mut receiver = self.known.subscribe();
         let settled =
             receiver.wait_for(|known| !known.endpoints.is_empty() || known.error.is_some());
         let left = deadline.saturating_duration_since(Instant::now());
-        let unresolved = |cause: &str| Unreachable::Unresolved {
-            gateway: self.config.gateway.to_string(),
-            cause: cause.to_owned(),
-        };
-        let endpoints = match timeout(left, settled).await {
-            Ok(Ok(known)) if !known.endpoints.is_empty() => known.endpoints.clone(),
-            Ok(Ok(known)) => return Err(unresolved(known.error.as_deref().unwrap_or_default())),
+        let cause = match timeout(left, settled).await {
+            Ok(Ok(known)) if !known.endpoints.is_empty() => return Ok(()),
+            Ok(Ok(known)) => known.error.clone().unwrap_or_default(),
             // The sender lives as long as `self`.
-            Ok(Err(_)) | Err(_) => return Err(unresolved("no DNS server has answered yet")),
+            Ok(Err(_)) | Err(_) => "no DNS server has answered yet".to_owned(),
         };
-        let candidates: Vec<_> = endpoints
-            .iter()
-            .map(|endpoint| Candidate {
-                standing: endpoint.standing(),
-                preferred: self
-                    .config
-                    .prefer_cidrs
-                    .iter()
-                    .any(|network| network.contains(&endpoint.address.ip())),
-                sessions: endpoint.sessions(),
-            })
-            .collect();
-        self.tell_panic(candidates.iter().all(|one| one.standing != Standing::Healthy));
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let order = pick::order(&candidates, self.config.balance, turn);
-        Ok(order.into_iter().map(|at| endpoints[at].clone()).collect())
+        Err(Unreachable::Unresolved { gateway: self.config.gateway.to_string(), cause })
     }
 
     /// Says once that no endpoint is healthy, and once that one is again.

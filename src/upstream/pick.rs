@@ -3,9 +3,11 @@
 use super::health::Standing;
 use crate::config::Balance;
 
-/// What counts of an endpoint when one is picked.
+/// One of the endpoints that may be picked, and what counts of it then.
 #[derive(Debug, Clone, Copy)]
-pub struct Candidate {
+pub struct Candidate<T> {
+    /// The endpoint.
+    pub endpoint: T,
     /// What past dials say.
     pub standing: Standing,
     /// Whether it is in one of `prefer_cidrs`.
@@ -14,36 +16,44 @@ pub struct Candidate {
     pub sessions: usize,
 }
 
-/// The indices of all `candidates`, the first to try first. `turn` counts connections.
+/// Puts all `candidates` in order, the first to try first. `turn` counts connections.
 ///
 /// Ejected ones come last and preferred ones before others, so that traffic spills over to the
-/// others only when no preferred one is left. All are in it: an empty answer helps nobody.
-pub fn order(candidates: &[Candidate], balance: Balance, turn: usize) -> Vec<usize> {
-    let class = |at: usize| {
-        let candidate = &candidates[at];
-        (candidate.standing == Standing::Ejected, !candidate.preferred)
-    };
-    let mut order: Vec<usize> = (0..candidates.len()).collect();
-    order.sort_by_key(|&at| class(at));
+/// others only when no preferred one is left. None is left out: that would help nobody.
+pub fn order<T>(candidates: &mut [Candidate<T>], balance: Balance, turn: usize) {
+    let class = |one: &Candidate<T>| (one.standing == Standing::Ejected, !one.preferred);
+    candidates.sort_by_key(class);
     if balance != Balance::Failover {
         // Within each class, so that those of a small one get equal shares. For least connections
         // it spreads a burst that comes before its sessions are counted.
-        for equals in order.chunk_by_mut(|a, b| class(*a) == class(*b)) {
+        for equals in candidates.chunk_by_mut(|a, b| class(a) == class(b)) {
             equals.rotate_left(turn % equals.len());
         }
     }
     if balance == Balance::LeastConnections {
-        order.sort_by_key(|&at| (class(at), candidates[at].sessions));
+        candidates.sort_by_key(|one| (class(one), one.sessions));
     }
-    order
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const PLAIN: Candidate =
-        Candidate { standing: Standing::Healthy, preferred: false, sessions: 0 };
+    const PLAIN: Candidate<()> =
+        Candidate { endpoint: (), standing: Standing::Healthy, preferred: false, sessions: 0 };
+
+    /// The places in `candidates` of the first to try, the second, and so on.
+    fn order(candidates: &[Candidate<()>], balance: Balance, turn: usize) -> Vec<usize> {
+        let named = candidates.iter().enumerate().map(|(endpoint, one)| Candidate {
+            endpoint,
+            standing: one.standing,
+            preferred: one.preferred,
+            sessions: one.sessions,
+        });
+        let mut named: Vec<_> = named.collect();
+        super::order(&mut named, balance, turn);
+        named.iter().map(|one| one.endpoint).collect()
+    }
 
     #[test]
     fn failover_keeps_the_order_of_the_answer() {

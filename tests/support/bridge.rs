@@ -11,7 +11,7 @@ use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, geteuid};
 use serde_json::Value;
@@ -19,7 +19,7 @@ use tempfile::{TempDir, TempPath};
 
 use super::namespace::Namespace;
 use super::process::{Process, command, command_as, output};
-use super::{PATIENCE, threads, until_it};
+use super::{PATIENCE, threads, until, until_it};
 
 /// A bridge that runs and has said so.
 pub struct Bridge {
@@ -116,6 +116,20 @@ impl Bridge {
         let reply = self.get("/metrics");
         assert_eq!(reply.status, 200, "{}", reply.body);
         Metrics::parse(&reply.body)
+    }
+
+    /// Waits until something has been relayed and nothing more has for so long, and returns how many
+    /// bytes have been, both ways.
+    pub fn relays_no_more_for(&self, quiet: Duration) -> f64 {
+        let relayed = || self.metrics().sum("tidegate_bytes_total", &[]);
+        let mut last = (relayed(), Instant::now());
+        until("nothing moves", || {
+            let now = relayed();
+            if now != last.0 {
+                last = (now, Instant::now());
+            }
+            (now > 0.0 && last.1.elapsed() > quiet).then_some(now)
+        })
     }
 
     pub fn open_connections(&self) -> f64 {
