@@ -4,6 +4,7 @@ use std::future::pending;
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::outcome::Outcome;
@@ -128,9 +129,14 @@ async fn open(client: TcpStream, outcome: &mut Outcome) -> Option<(TcpStream, Tc
 /// A MySQL client has nothing to say before the greeting, so its EOF is a goodbye: a load
 /// balancer's check costs no dial. Over plain TCP an EOF may be half a conversation.
 async fn left(client: &TcpStream, protocol: Protocol) -> Reason {
-    match client.peek(&mut [0]).await {
-        Ok(0) if protocol == Protocol::Mysql => Reason::Eof,
-        Ok(_) => pending().await,
+    match client.ready(Interest::READABLE).await {
+        // It has spoken: not gone, as far as can be seen past that.
+        Ok(ready) if !ready.is_read_closed() => pending().await,
+        Ok(_) => match client.peek(&mut [0]).await {
+            Ok(0) if protocol == Protocol::Mysql => Reason::Eof,
+            Ok(_) => pending().await,
+            Err(error) => Reason::of(&error),
+        },
         Err(error) => Reason::of(&error),
     }
 }

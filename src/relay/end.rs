@@ -99,6 +99,6 @@ pub struct End {
     pub to_upstream: u64,
     /// Bytes written to the client.
     pub to_client: u64,
-    /// The kernel's view of the upstream connection at the end.
+    /// The kernel's view of the upstream connection at the end, if the close record is written.
     pub upstream: Option<TcpInfo>,
 }

@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 use tokio::net::TcpStream;
+use tracing::{Level, enabled};
 
 use crate::config::Splice;
 use crate::metrics::Relayed;
@@ -184,7 +185,10 @@ impl Relay {
     ) -> Poll<Result<(), (Side, Reason)>> {
         pumped.map(|result| match result {
             Ok(()) => {
-                self.close_writing(to);
+                // The second one's end is told by closing both.
+                if !self.client.closed && !self.upstream.closed {
+                    self.close_writing(to);
+                }
                 self.first.get_or_insert((from, Reason::Eof));
                 Ok(())
             }
@@ -193,18 +197,16 @@ impl Relay {
         })
     }
 
-    /// Sends a FIN, once.
+    /// Sends a FIN.
     fn close_writing(&mut self, to: Side) {
         let leg = match to {
             Side::Upstream => &mut self.upstream,
             Side::Client | Side::Tidegate => &mut self.client,
         };
-        if !leg.closed {
-            leg.closed = true;
-            self.watch.again();
-            // Fails only on a connection that is broken; reading it will tell how.
-            let _ = SockRef::from(&leg.stream).shutdown(Shutdown::Write);
-        }
+        leg.closed = true;
+        self.watch.again();
+        // Fails only on a connection that is broken; reading it will tell how.
+        let _ = SockRef::from(&leg.stream).shutdown(Shutdown::Write);
     }
 
     fn break_off(&mut self, cause: (Side, Reason), cx: &mut Context<'_>) -> Poll<End> {
@@ -230,7 +232,10 @@ impl Relay {
             reason,
             to_upstream: self.to_upstream.bytes(),
             to_client: self.to_client.bytes(),
-            upstream: TcpInfo::of(&self.upstream.stream).ok(),
+            upstream: match enabled!(Level::INFO) {
+                true => TcpInfo::of(&self.upstream.stream).ok(),
+                false => None,
+            },
         }
     }
 }

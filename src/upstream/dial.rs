@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::endpoint::Endpoint;
@@ -26,8 +26,6 @@ use crate::net::connect::{ConnectError, connect, greeted};
 
 /// Head start of an attempt over the next one.
 const STAGGER: Duration = Duration::from_millis(250);
-/// Time before the deadline at which a greeting counts as missing.
-const BEFORE_THE_END: Duration = Duration::from_millis(50);
 /// Attempts of one connection at a time. More than begin within the default `connect_timeout`, so
 /// that addresses that swallow packets do not keep the one that answers from its turn.
 const AT_ONCE: usize = 16;
@@ -38,7 +36,6 @@ pub(super) struct Dialler {
     pub tcp: Tcp,
     pub protocol: Protocol,
     pub connect_timeout: Duration,
-    pub started: Instant,
     pub deadline: Instant,
     pub metrics: Arc<UpstreamMetrics>,
     pub farewells: Arc<Farewells>,
@@ -77,7 +74,7 @@ impl Dialler {
         let mut failures = Vec::new();
         loop {
             // A trial has no head start: the endpoint was down.
-            while race.attempts.len() < AT_ONCE {
+            while race.attempts.len() < AT_ONCE && !self.left().is_zero() {
                 let Some(candidate) = waiting.next() else { break };
                 let attempt = self.start(&candidate);
                 let is_trial = attempt.is_trial;
@@ -90,6 +87,7 @@ impl Dialler {
                 return Err(failures);
             }
             let more = waiting.peek().is_some() && race.attempts.len() < AT_ONCE;
+            // No timer for the deadline: every attempt ends by itself then.
             tokio::select! {
                 biased;
                 (at, endpoint, result) = race.next() => match result {
@@ -103,13 +101,6 @@ impl Dialler {
                     Err(error) => failures.push((endpoint, error)),
                 },
                 () = sleep(STAGGER), if more => {}
-                () = sleep_until(self.deadline) => {
-                    let late = |attempt: &Attempt| {
-                        (attempt.endpoint.clone(), ConnectError::Timeout(self.started.elapsed()))
-                    };
-                    failures.extend(race.attempts.iter().map(late));
-                    return Err(failures);
-                }
             }
         }
     }
@@ -171,21 +162,25 @@ impl Dialler {
         }));
     }
 
+    /// Time until the deadline.
+    fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// Ends at the deadline.
     async fn dial(&self, endpoint: &Endpoint) -> Result<Answered, ConnectError> {
         let started = Instant::now();
-        let stream = connect(endpoint.address, &self.tcp, self.connect_timeout).await?;
+        let within = self.connect_timeout.min(self.left());
+        let stream = connect(endpoint.address, &self.tcp, within).await?;
         let member = self.farewells.expect_one();
-        if self.protocol == Protocol::Mysql {
-            // A little before the race ends, so that it can say what was missing.
-            let end = self.deadline - BEFORE_THE_END;
-            let left = end.saturating_duration_since(Instant::now());
-            if let Err(error) = greeted(&stream, left).await {
-                // A server that hangs will greet, and count, when it goes on.
-                if matches!(error, ConnectError::Silent(_)) {
-                    drop(self.farewells.say(stream, Vec::new()));
-                }
-                return Err(error);
+        if self.protocol == Protocol::Mysql
+            && let Err(error) = greeted(&stream, self.left()).await
+        {
+            // A server that hangs will greet, and count, when it goes on.
+            if matches!(error, ConnectError::Silent(_)) {
+                drop(self.farewells.say(stream, Vec::new()));
             }
+            return Err(error);
         }
         self.metrics.dial.observe(started.elapsed().as_secs_f64());
         Ok(Answered { stream, _member: member })
@@ -228,7 +223,6 @@ mod tests {
 
     #[tokio::test]
     async fn a_dial_that_nobody_waits_for_ends_when_the_drain_closes() {
-        #[expect(clippy::disallowed_methods, reason = "loopback")]
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = Endpoint::new("test".into(), silent.local_addr().unwrap());
         let standing = endpoint.standing();
@@ -239,7 +233,6 @@ mod tests {
             tcp: config.tcp,
             protocol: Protocol::Mysql,
             connect_timeout: hour,
-            started: now,
             deadline: now + hour,
             metrics: Arc::new(Metrics::new().upstream("test")),
             farewells: Arc::new(Farewells::new(drain.clone())),

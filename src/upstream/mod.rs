@@ -304,14 +304,12 @@ impl Upstream {
     /// there to be read: a load balancer without a target accepts and then closes. So the next one
     /// is tried before the client has seen a byte.
     pub async fn connect(&self, protocol: Protocol) -> Result<Connected, Unreachable> {
-        let started = Instant::now();
-        let deadline = started + self.config.dial_deadline;
+        let deadline = Instant::now() + self.config.dial_deadline;
         let endpoints = self.ordered(deadline).await?;
         let dialler = Dialler {
             tcp: self.tcp.clone(),
             protocol,
             connect_timeout: self.config.connect_timeout,
-            started,
             deadline,
             metrics: self.metrics.clone(),
             farewells: self.farewells.clone(),
