@@ -129,15 +129,21 @@ async fn open(client: TcpStream, outcome: &mut Outcome) -> Option<(TcpStream, Tc
 /// A MySQL client has nothing to say before the greeting, so its EOF is a goodbye: a load
 /// balancer's check costs no dial. Over plain TCP an EOF may be half a conversation.
 async fn left(client: &TcpStream, protocol: Protocol) -> Reason {
-    match client.ready(Interest::READABLE).await {
-        // It has spoken: not gone, as far as can be seen past that.
-        Ok(ready) if !ready.is_read_closed() => pending().await,
-        Ok(_) => match client.peek(&mut [0]).await {
-            Ok(0) if protocol == Protocol::Mysql => Reason::Eof,
-            Ok(_) => pending().await,
-            Err(error) => Reason::of(&error),
+    let error = match protocol {
+        Protocol::Mysql => match client.peek(&mut [0]).await {
+            Ok(0) => return Reason::Eof,
+            Ok(_) => None,
+            Err(error) => Some(error),
         },
-        Err(error) => Reason::of(&error),
+        // What a client that speaks first has said need not be looked at.
+        Protocol::Tcp => match client.ready(Interest::ERROR).await {
+            Ok(_) => client.take_error().ok().flatten(),
+            Err(error) => Some(error),
+        },
+    };
+    match error {
+        Some(error) => Reason::of(&error),
+        None => pending().await,
     }
 }
 
