@@ -37,6 +37,11 @@ pub struct Summary {
     pub max: f64,
 }
 
+impl Summary {
+    /// What a bound that is nobody's figure is a multiple of.
+    pub const ONE: Self = Self { median: 1.0, min: 1.0, max: 1.0 };
+}
+
 impl Row {
     /// A figure of each sample, summed up.
     pub fn summary(&self, of: impl Fn(&Sample) -> Option<f64>) -> Option<Summary> {

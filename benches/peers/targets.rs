@@ -1,7 +1,7 @@
 //! What tidegate is meant to reach, and whether it does.
 
 use crate::axes::{Figure, P50, P99, P999};
-use crate::stats::{Table, short};
+use crate::stats::{Summary, Table, short};
 
 /// A bound on a median of tidegate.
 #[derive(Debug)]
@@ -56,33 +56,45 @@ pub fn rows(tables: &[Table]) -> String {
 impl Target {
     fn row(&self, tables: &[Table]) -> Option<String> {
         let table = tables.iter().find(|table| table.axis.key == self.axis)?;
-        let ours = table.median("tidegate", self.figure);
-        let theirs = self.of.iter().filter_map(|name| table.median(name, self.figure));
+        let theirs = self.of.iter().filter_map(|name| table.summary(name, self.figure));
         let (sign, theirs) = match self.bound {
-            AtLeast => ("≥", theirs.reduce(f64::max)),
-            AtMost => ("≤", theirs.reduce(f64::min)),
+            AtLeast => ("≥", theirs.max_by(|a, b| a.median.total_cmp(&b.median))),
+            AtMost => ("≤", theirs.min_by(|a, b| a.median.total_cmp(&b.median))),
         };
-        let base = if self.of.is_empty() { Some(1.0) } else { theirs };
-        let result = match (ours, base) {
-            (Some(ours), Some(base)) => {
-                let ratio = ours / base;
-                let reached = match self.bound {
-                    AtLeast => ratio >= self.factor,
-                    AtMost => ratio <= self.factor,
-                };
-                let theirs = theirs.map(|theirs| format!(" to {}: ×", short(theirs)));
-                let ratio = theirs.map(|theirs| format!("{theirs}{ratio:.2}")).unwrap_or_default();
-                let word = if reached { "reached" } else { "**missed**" };
-                format!("{}{ratio} | {word}", short(ours))
-            }
-            _ => "not measured | -".to_owned(),
-        };
+        let base = if self.of.is_empty() { Some(Summary::ONE) } else { theirs };
         let factor = self.factor;
         let bound = match self.of {
             [] => format!("{sign} {factor}"),
             [one] => format!("{sign} {factor} × {one}"),
             several => format!("{sign} {factor} × the best of {}", several.join(", ")),
         };
-        Some(format!("| {}: {} | {bound} | {result} |\n", table.axis.title, self.figure.name()))
+        let results = ["tidegate", "tidegate static"].map(|name| {
+            match (table.summary(name, self.figure), base) {
+                (Some(ours), Some(base)) => self.result(ours, base),
+                _ => "not measured".to_owned(),
+            }
+        });
+        let figure = format!("{}: {}", table.axis.title, self.figure.name());
+        Some(format!("| {figure} | {bound} | {} |\n", results.join(" | ")))
+    }
+
+    /// Judged by the medians, and whether other rounds of the two would have said otherwise.
+    fn result(&self, ours: Summary, base: Summary) -> String {
+        let is_reached = |ratio: f64| match self.bound {
+            AtLeast => ratio >= self.factor,
+            AtMost => ratio <= self.factor,
+        };
+        let ratio = ours.median / base.median;
+        let extremes = [ours.min / base.max, ours.max / base.min];
+        let word = if is_reached(ratio) { "reached" } else { "**missed**" };
+        let spread = match extremes.map(is_reached) {
+            [true, true] | [false, false] => "",
+            _ => ", inside the spread",
+        };
+        let ratio = match self.of {
+            [] => String::new(),
+            _ => format!(" to {}: ×{ratio:.2}", short(base.median)),
+        };
+        format!("{}{ratio}: {word}{spread}", short(ours.median))
     }
 }
