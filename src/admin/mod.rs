@@ -5,7 +5,6 @@ mod status;
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,14 +16,15 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
 use crate::drain::Drain;
 use crate::metrics::Metrics;
+use crate::net::address::Peer;
 use crate::net::listener::Listener;
+use crate::net::stream::Stream;
 use crate::proxy::Proxy;
 use crate::upstream::Upstream;
 use health::Health;
@@ -83,7 +83,7 @@ impl Admin {
         }
     }
 
-    async fn answer(&self, request: &Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: &Request<Incoming>, peer: Peer) -> Response<Full<Bytes>> {
         let get = [Method::GET, Method::HEAD];
         let allowed: &[Method] = match request.uri().path() {
             "/livez" | "/readyz" | "/startupz" | "/healthz/deep" | "/metrics" | "/status"
@@ -139,7 +139,7 @@ impl Admin {
     }
 
     /// Changes state: from this host, or with the token.
-    fn drain(&self, request: &Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
+    fn drain(&self, request: &Request<Incoming>, peer: Peer) -> Response<Full<Bytes>> {
         let given = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
         let known = self.parts.token.as_ref().map(|token| format!("Bearer {token}"));
         let authorized = match (given, &known) {
@@ -150,8 +150,7 @@ impl Admin {
         if request.headers().contains_key(ORIGIN) {
             return reply(StatusCode::FORBIDDEN, TEXT, "not from a web page\n");
         }
-        // `::ffff:127.0.0.1` does not come up: an IPv6 socket here is IPv6 only.
-        if !peer.ip().is_loopback() && !authorized {
+        if !peer.is_local() && !authorized {
             let text = "from another host this needs the bearer token of admin_token_file\n";
             return reply(StatusCode::FORBIDDEN, TEXT, text);
         }
@@ -161,7 +160,7 @@ impl Admin {
     }
 }
 
-async fn connection(admin: Arc<Admin>, stream: TcpStream, peer: SocketAddr) {
+async fn connection(admin: Arc<Admin>, stream: Stream, peer: Peer) {
     let service = service_fn(|request| {
         let admin = admin.clone();
         async move { Ok::<_, Infallible>(admin.answer(&request, peer).await) }

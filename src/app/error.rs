@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::net::unix;
+
 /// Why a bridge cannot start.
 #[derive(Debug, Error)]
 pub enum BuildError {
@@ -16,6 +18,14 @@ pub enum BuildError {
         address: SocketAddr,
         /// What the kernel said.
         source: io::Error,
+    },
+    /// A Unix socket cannot be listened on.
+    #[error("cannot listen on unix:{}", path.display())]
+    Unix {
+        /// Its path.
+        path: PathBuf,
+        /// What stands in the way.
+        source: unix::BindError,
     },
     /// The kernel does not have the congestion control algorithm, or does not allow it.
     #[error("congestion_control is `{name}`, which the kernel refuses")]
@@ -43,6 +53,7 @@ impl BuildError {
     pub fn hint(&self) -> Option<&'static str> {
         let source = match self {
             Self::Bind { source, .. } => source,
+            Self::Unix { source, .. } => return source.hint(),
             Self::CongestionControl { .. } => {
                 return Some("see net.ipv4.tcp_allowed_congestion_control, or set system");
             }

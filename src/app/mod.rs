@@ -22,11 +22,12 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, error, info, warn};
 
 use crate::admin::{Admin, DeepCheck, Parts};
-use crate::config::{Config, Gateway, Listener as ListenerConfig, Protocol, Tcp};
+use crate::config::{Bind, Config, Gateway, Listener as ListenerConfig, Protocol, Tcp};
 use crate::drain::{Drain, Phase};
 use crate::metrics::Metrics;
-use crate::net::listener::{self, Listener};
-use crate::net::socket;
+use crate::net::address::Address;
+use crate::net::listener::{self, Listener, Socket};
+use crate::net::{socket, unix};
 use crate::proxy::Proxy;
 use crate::relay;
 use crate::upstream::Upstream;
@@ -41,14 +42,14 @@ pub struct App {
     config: Config,
     drain: Drain,
     admin: Admin,
-    admin_socket: std::net::TcpListener,
+    admin_socket: Socket,
     admin_address: SocketAddr,
     proxies: Vec<Arc<Proxy>>,
     upstreams: Vec<Arc<Upstream>>,
     ready_line: String,
-    addresses: Vec<SocketAddr>,
+    addresses: Vec<Address>,
     /// For each data thread its sockets, each with the proxy that it feeds.
-    sockets: Vec<Vec<(Arc<Proxy>, std::net::TcpListener)>>,
+    sockets: Vec<Vec<(Arc<Proxy>, Socket)>>,
 }
 
 /// Looks at what a configuration asks of this host, and returns the admin token, if any.
@@ -56,6 +57,14 @@ pub fn preflight(config: &Config) -> Result<Option<String>, BuildError> {
     if let Some(name) = &config.tcp.congestion_control {
         socket::try_congestion_control(name)
             .map_err(|source| BuildError::CongestionControl { name: name.clone(), source })?;
+    }
+    for listener in &config.listeners {
+        for bind in &listener.bind {
+            if let Bind::Unix(path) = bind {
+                unix::preflight(path, &listener.unix)
+                    .map_err(|source| BuildError::Unix { path: path.clone(), source })?;
+            }
+        }
     }
     config.admin_token_file.clone().map(read_token).transpose()
 }
@@ -94,7 +103,7 @@ impl App {
                 .iter()
                 .find(|upstream| upstream.name() == listener.upstream)
                 .expect("validation has checked that the upstream exists");
-            let own: Vec<_> = bound.iter().map(|(address, _)| *address).collect();
+            let own: Vec<_> = bound.iter().map(|(address, _)| address.clone()).collect();
             forwards.push(forward(&own, upstream.gateway(), listener));
             let proxy = Arc::new(Proxy {
                 config: listener.clone(),
@@ -141,7 +150,7 @@ impl App {
     }
 
     /// The addresses that were bound, in the order of the configuration.
-    pub fn listening(&self) -> &[SocketAddr] {
+    pub fn listening(&self) -> &[Address] {
         &self.addresses
     }
 
@@ -213,7 +222,7 @@ impl App {
 
 /// The life of a data thread: accepts until the drain, then sees its sessions off.
 async fn carry(
-    sockets: Vec<(Arc<Proxy>, std::net::TcpListener)>,
+    sockets: Vec<(Arc<Proxy>, Socket)>,
     tcp: Tcp,
     drain: Drain,
     member: TaskTrackerToken,
@@ -245,11 +254,8 @@ fn bind(
     address: SocketAddr,
     count: usize,
     tcp: &Tcp,
-) -> Result<(SocketAddr, Vec<std::net::TcpListener>), BuildError> {
-    let wrong = |source| BuildError::Bind { address, source };
-    let sockets = listener::bind(address, count, tcp).map_err(wrong)?;
-    let bound = sockets[0].local_addr().map_err(wrong)?;
-    Ok((bound, sockets))
+) -> Result<(SocketAddr, Vec<Socket>), BuildError> {
+    listener::bind(address, count, tcp).map_err(|source| BuildError::Bind { address, source })
 }
 
 /// For each address of a listener one socket per thread. Of `localhost` the IPv6 half may be
@@ -258,9 +264,14 @@ fn bind_all(
     listener: &ListenerConfig,
     threads: usize,
     tcp: &Tcp,
-) -> Result<Vec<(SocketAddr, Vec<std::net::TcpListener>)>, BuildError> {
-    let mut bound: Vec<(SocketAddr, Vec<std::net::TcpListener>)> = Vec::new();
+) -> Result<Vec<(Address, Vec<Socket>)>, BuildError> {
+    let mut bound = Vec::new();
     for name in &listener.bind {
+        if let Bind::Unix(path) = name {
+            let sockets = unix::bind(path, threads, &listener.unix)
+                .map_err(|source| BuildError::Unix { path: path.clone(), source })?;
+            bound.push((Address::Unix(path.clone()), sockets));
+        }
         let mut port = None;
         for mut address in name.addresses() {
             address.set_port(port.unwrap_or(address.port()));
@@ -269,7 +280,7 @@ fn bind_all(
                 result => {
                     let (address, sockets) = result?;
                     port = Some(address.port());
-                    bound.push((address, sockets));
+                    bound.push((Address::Tcp(address), sockets));
                 }
             }
         }
@@ -283,7 +294,7 @@ fn no_ipv6(error: &io::Error) -> bool {
 }
 
 /// `127.0.0.1:4000 -> gateway:4000 (pool off)`
-fn forward(addresses: &[SocketAddr], gateway: &Gateway, listener: &ListenerConfig) -> String {
+fn forward(addresses: &[Address], gateway: &Gateway, listener: &ListenerConfig) -> String {
     let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
     format!("{} -> {gateway} (pool {})", addresses.join(","), listener.pool.as_str())
 }

@@ -7,6 +7,7 @@
 mod error;
 mod file;
 mod parsers;
+mod unix;
 mod validate;
 #[cfg(test)]
 mod validate_tests;
@@ -23,6 +24,7 @@ use tracing::level_filters::LevelFilter;
 
 pub use error::ConfigError;
 pub use file::{Overrides, Raw, Source, check_variables};
+pub use unix::{Mode, Owner, UnixSocket};
 pub use value::{Bind, Gateway, is_public};
 
 /// Everything a bridge runs on. `Serialize` writes it in the shape of the file.
@@ -117,6 +119,9 @@ pub struct Listener {
     pub name: String,
     /// Addresses, at least one.
     pub bind: Vec<Bind>,
+    /// The files of the Unix sockets among them.
+    #[serde(flatten)]
+    pub unix: UnixSocket,
     /// The name of one of [`Config::upstreams`].
     pub upstream: String,
     /// What the client is lent.

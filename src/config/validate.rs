@@ -16,7 +16,10 @@ use super::parsers::{
     protocol, seconds_or_never, socket_address, splice, stall_timeout, threads, user_timeout,
 };
 use super::value::{Bind, Gateway, is_public};
-use super::{Balance, Config, Listener, Log, LogFormat, Pool, Protocol, Splice, Tcp, Upstream};
+use super::{
+    Balance, Config, Listener, Log, LogFormat, Mode, Owner, Pool, Protocol, Splice, Tcp,
+    UnixSocket, Upstream,
+};
 
 const DEFAULT_ADMIN: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9400);
 pub(super) const DEFAULT_BIND: Bind = Bind::Localhost(4000);
@@ -209,6 +212,10 @@ fn finish_listeners(
         let listener = Listener {
             name,
             bind,
+            unix: UnixSocket {
+                mode: keys.one("unix_mode", str::parse, Mode::DEFAULT)?,
+                owner: keys.one("unix_owner", str::parse, Owner::default())?,
+            },
             upstream: match (upstream, upstreams) {
                 (Some(name), _) => name,
                 (None, [only]) => only.name.clone(),

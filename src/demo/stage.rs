@@ -11,6 +11,7 @@ use super::{DemoError, DemoOptions};
 use crate::app::{App, RunError};
 use crate::config::{Bind, Gateway};
 use crate::drain::Drain;
+use crate::net::address::Address;
 
 /// TTL of the gateway's addresses, in seconds.
 pub const TTL: u32 = 1;
@@ -64,8 +65,11 @@ impl Stage {
         let backends = backends.map(Some);
         dns.set(&gateway.host, &[HOSTS[0].into(), HOSTS[1].into()], TTL);
         let app = App::build(config, drain, log_lines_dropped)?;
-        // A bridge that was built listens somewhere.
-        let bridge = app.listening()[0];
+        let tcp = |address: &Address| match address {
+            Address::Tcp(address) => Some(*address),
+            Address::Unix(_) => None,
+        };
+        let bridge = app.listening().iter().find_map(tcp).expect("config/demo.toml binds a port");
         let admin = app.admin_address();
         let serving = tokio::spawn(app.run());
         Ok(Self { dns, backends, gateway, bridge, admin, serving })

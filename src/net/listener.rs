@@ -1,20 +1,23 @@
 //! Listening sockets, one per data thread and address, and an accept that never fails.
 
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use socket2::{Domain, Protocol, SockRef, Type};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::time::sleep;
 use tracing::warn;
 
+use super::address::Peer;
 use super::socket::configure;
+use super::stream::Stream;
+use super::unix::SocketFile;
 use crate::config::Tcp;
 
 /// Connections that may wait in the kernel; `net.core.somaxconn` caps it.
-const BACKLOG: i32 = 4096;
+pub(super) const BACKLOG: i32 = 4096;
 /// The first and the longest pause after an accept that failed for want of descriptors or memory.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
@@ -23,15 +26,12 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_
 /// The first is bound without `SO_REUSEPORT`, so that a port that another process holds is refused
 /// even when that process allows sharing; then sharing is switched on and the others join.
 /// `tcp` are the options of the connections.
-pub fn bind(
-    address: SocketAddr,
-    count: usize,
-    tcp: &Tcp,
-) -> io::Result<Vec<std::net::TcpListener>> {
+pub fn bind(address: SocketAddr, count: usize, tcp: &Tcp) -> io::Result<(SocketAddr, Vec<Socket>)> {
     let first = open(address)?;
     first.bind(&address.into())?;
     first.set_reuse_port(true)?;
     let bound = first.local_addr()?;
+    let address = bound.as_socket().unwrap_or(address);
     let mut sockets = vec![first];
     while sockets.len() < count {
         let socket = open(address)?;
@@ -43,11 +43,12 @@ pub fn bind(
         configure(socket, tcp)?;
         socket.listen(BACKLOG)?;
     }
-    Ok(sockets.into_iter().map(Into::into).collect())
+    Ok((address, sockets.into_iter().map(|socket| Socket::Tcp(socket.into())).collect()))
 }
 
-fn open(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+fn open(address: SocketAddr) -> io::Result<socket2::Socket> {
+    let socket =
+        socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     // Old connections of a bridge that has just ended do not hold the port.
     socket.set_reuse_address(true)?;
@@ -58,19 +59,56 @@ fn open(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// A listening socket that is on no runtime.
+#[derive(Debug)]
+pub enum Socket {
+    /// Over TCP, one of those of its address.
+    Tcp(std::net::TcpListener),
+    /// A Unix socket, or rather a handle on it: there is no more than one of a path.
+    Unix(std::os::unix::net::UnixListener, Arc<SocketFile>),
+}
+
+impl Socket {
+    /// A connection that waits, if there is one.
+    fn accept(&self) -> io::Result<(Stream, Peer)> {
+        match self {
+            Self::Tcp(socket) => {
+                let (stream, peer) = socket.accept()?;
+                stream.set_nonblocking(true)?;
+                Ok((TcpStream::from_std(stream)?.into(), Peer::Tcp(peer)))
+            }
+            Self::Unix(socket, _) => {
+                let stream = socket.accept()?.0;
+                stream.set_nonblocking(true)?;
+                from_process(UnixStream::from_std(stream)?)
+            }
+        }
+    }
+}
+
 /// One listening socket on the current runtime.
 #[derive(Debug)]
 pub struct Listener {
-    socket: TcpListener,
+    socket: Serving,
     congestion_control: Option<String>,
     backoff: Duration,
 }
 
+/// As [`Socket`].
+#[derive(Debug)]
+enum Serving {
+    Tcp(TcpListener),
+    Unix(UnixListener, Arc<SocketFile>),
+}
+
 impl Listener {
-    /// Takes over a socket of [`bind`], with the same `tcp`.
-    pub fn new(socket: std::net::TcpListener, tcp: &Tcp) -> io::Result<Self> {
+    /// Takes over a socket, which was bound with the same `tcp`.
+    pub fn new(socket: Socket, tcp: &Tcp) -> io::Result<Self> {
         Ok(Self {
-            socket: TcpListener::from_std(socket)?,
+            socket: match socket {
+                Socket::Tcp(socket) => Serving::Tcp(TcpListener::from_std(socket)?),
+                Socket::Unix(socket, file) => Serving::Unix(UnixListener::from_std(socket)?, file),
+            },
             congestion_control: tcp.congestion_control.clone(),
             backoff: BACKOFF.0,
         })
@@ -78,9 +116,18 @@ impl Listener {
 
     /// The next connection. Errors of one connection are passed over; a lack of descriptors or
     /// memory is waited out with growing pauses.
-    pub async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+    pub async fn accept(&mut self) -> (Stream, Peer) {
         loop {
-            match self.socket.accept().await {
+            let accepted = match &self.socket {
+                Serving::Tcp(socket) => {
+                    let accepted = socket.accept().await;
+                    accepted.map(|(stream, peer)| (stream.into(), Peer::Tcp(peer)))
+                }
+                Serving::Unix(socket, _) => {
+                    socket.accept().await.and_then(|(stream, _)| from_process(stream))
+                }
+            };
+            match accepted {
                 Ok((stream, peer)) => {
                     self.backoff = BACKOFF.0;
                     insist(&stream, self.congestion_control.as_deref());
@@ -98,33 +145,48 @@ impl Listener {
 
     /// What is queued in the kernel, then closes.
     ///
-    /// Closing a listening socket resets what is queued in it. A connection whose handshake
+    /// Closing a listening socket resets what is queued in it. A TCP connection whose handshake
     /// completes between the last accept and the close is reset all the same: the kernel has no
-    /// call that stops the one without the other.
-    pub fn into_queued(self) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
+    /// call that stops the one without the other. For a Unix socket it has one.
+    pub fn into_queued(self) -> impl Iterator<Item = (Stream, Peer)> {
         // Taken off the reactor: its readiness may lag behind the queue, accept(2) does not.
-        let socket = self.socket.into_std().ok();
+        let socket = match self.socket {
+            Serving::Tcp(socket) => socket.into_std().map(Socket::Tcp),
+            Serving::Unix(socket, file) => {
+                // The first thread that comes here does it for all: nobody finds the file any more,
+                // and who has just found it is refused.
+                file.remove();
+                let _ = SockRef::from(&socket).shutdown(Shutdown::Read);
+                socket.into_std().map(|socket| Socket::Unix(socket, file))
+            }
+        };
+        let socket = socket.ok();
         let congestion_control = self.congestion_control;
         std::iter::from_fn(move || {
             loop {
-                let (stream, peer) = match socket.as_ref()?.accept() {
-                    Ok(accepted) => accepted,
-                    Err(error) if is_of_one_connection(&error) => continue,
+                match socket.as_ref()?.accept() {
+                    Ok((stream, peer)) => {
+                        insist(&stream, congestion_control.as_deref());
+                        return Some((stream, peer));
+                    }
+                    Err(error) if is_of_one_connection(&error) => {}
                     Err(_) => return None,
-                };
-                insist(&stream, congestion_control.as_deref());
-                if stream.set_nonblocking(true).is_ok() {
-                    return Some((TcpStream::from_std(stream).ok()?, peer));
                 }
             }
         })
     }
 }
 
+/// Names the process that has connected.
+fn from_process(stream: UnixStream) -> io::Result<(Stream, Peer)> {
+    let peer = Peer::Unix(stream.peer_cred()?);
+    Ok((stream.into(), peer))
+}
+
 /// Sets the one option that is not always inherited: a route's `congctl` goes before the listening
 /// socket's choice (tcp_ca_openreq_child of net/ipv4/tcp_minisocks.c).
-fn insist(stream: &impl AsFd, congestion_control: Option<&str>) {
-    if let Some(name) = congestion_control {
+fn insist(stream: &Stream, congestion_control: Option<&str>) {
+    if let (Stream::Tcp(stream), Some(name)) = (stream, congestion_control) {
         // It was tried at the start; a connection that is gone already tells it when it is used.
         let _ = SockRef::from(stream).set_tcp_congestion(name.as_bytes());
     }
@@ -152,20 +214,22 @@ mod tests {
 
     #[test]
     fn a_taken_port_is_refused_and_port_0_is_one_port_for_all() {
-        let sockets = bind("127.0.0.1:0".parse().unwrap(), 3, &tcp()).unwrap();
-        let addresses: Vec<_> = sockets.iter().map(|socket| socket.local_addr().unwrap()).collect();
-        assert_eq!(addresses, vec![addresses[0]; 3]);
-        assert_eq!(bind(addresses[0], 1, &tcp()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let (address, sockets) = bind("127.0.0.1:0".parse().unwrap(), 3, &tcp()).unwrap();
+        let local = |socket: &Socket| match socket {
+            Socket::Tcp(socket) => socket.local_addr().unwrap(),
+            Socket::Unix(..) => panic!("{socket:?}"),
+        };
+        assert_eq!(sockets.iter().map(local).collect::<Vec<_>>(), vec![address; 3]);
+        assert_eq!(bind(address, 1, &tcp()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }
 
     #[tokio::test]
     async fn connections_have_the_options_of_the_listening_socket() {
         let congestion_control = Some("reno".to_owned());
         let tcp = Tcp { user_timeout: Duration::from_secs(7), congestion_control, ..tcp() };
-        let socket = bind("127.0.0.1:0".parse().unwrap(), 1, &tcp).unwrap().remove(0);
-        let address = socket.local_addr().unwrap();
+        let (address, mut sockets) = bind("127.0.0.1:0".parse().unwrap(), 1, &tcp).unwrap();
         let _client = std::net::TcpStream::connect(address).unwrap();
-        let (accepted, _) = Listener::new(socket, &tcp).unwrap().accept().await;
+        let (accepted, _) = Listener::new(sockets.remove(0), &tcp).unwrap().accept().await;
         let accepted = SockRef::from(&accepted);
         assert!(accepted.tcp_congestion().unwrap().starts_with(b"reno"));
         assert!(accepted.tcp_nodelay().unwrap() && accepted.keepalive().unwrap());
@@ -181,9 +245,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_queued_is_served_before_the_close() {
-        let socket = bind("127.0.0.1:0".parse().unwrap(), 1, &tcp()).unwrap().remove(0);
-        let address = socket.local_addr().unwrap();
-        let listener = Listener::new(socket, &tcp()).unwrap();
+        let (address, mut sockets) = bind("127.0.0.1:0".parse().unwrap(), 1, &tcp()).unwrap();
+        let listener = Listener::new(sockets.remove(0), &tcp()).unwrap();
         let clients: Vec<_> =
             (0..20).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
         assert_eq!(listener.into_queued().count(), clients.len());

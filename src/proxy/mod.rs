@@ -3,19 +3,19 @@
 mod outcome;
 mod session;
 
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::config;
 use crate::drain::{Drain, Phase};
 use crate::metrics::ListenerMetrics;
+use crate::net::address::{Address, Peer};
 use crate::net::listener::Listener;
+use crate::net::stream::Stream;
 use crate::upstream::Upstream;
 use outcome::Outcome;
 
@@ -28,7 +28,7 @@ pub struct Proxy {
     /// Its section of the configuration.
     pub config: config::Listener,
     /// The addresses that were bound.
-    pub addresses: Vec<SocketAddr>,
+    pub addresses: Vec<Address>,
     /// How long a peer may owe an acknowledgement; 0: for ever.
     pub stall_timeout: Duration,
     /// Whether bulk may be spliced.
@@ -94,7 +94,7 @@ impl Proxy {
         }
     }
 
-    fn start(self: Arc<Self>, client: TcpStream, peer: SocketAddr) {
+    fn start(self: Arc<Self>, client: Stream, peer: Peer) {
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         // Made here, not in the task: from now on the drain waits for this session.
         let outcome = Outcome::new(self, id, peer, Instant::now());

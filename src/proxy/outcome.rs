@@ -1,6 +1,5 @@
 //! The account of one connection: written once, when it ends, however it ends.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -10,6 +9,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::info;
 
 use super::Proxy;
+use crate::net::address::Peer;
 use crate::relay::{End, Reason, Side};
 use crate::upstream::{Endpoint, InUse};
 
@@ -18,7 +18,7 @@ use crate::upstream::{Endpoint, InUse};
 pub(super) struct Outcome {
     pub proxy: Arc<Proxy>,
     id: u64,
-    client: SocketAddr,
+    client: Peer,
     accepted: Instant,
     in_use: Option<InUse>,
     connected: Option<Instant>,
@@ -33,7 +33,7 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    pub fn new(proxy: Arc<Proxy>, id: u64, client: SocketAddr, accepted: Instant) -> Self {
+    pub fn new(proxy: Arc<Proxy>, id: u64, client: Peer, accepted: Instant) -> Self {
         proxy.metrics.connections.inc();
         proxy.metrics.open.inc();
         Self {
@@ -139,7 +139,8 @@ mod tests {
         let drain = Drain::new();
         let proxy = proxy(&metrics, &drain);
         let session = tokio::spawn(async move {
-            let _outcome = Outcome::new(proxy, 1, ([127, 0, 0, 1], 50_000).into(), Instant::now());
+            let client = Peer::Tcp(([127, 0, 0, 1], 50_000).into());
+            let _outcome = Outcome::new(proxy, 1, client, Instant::now());
             panic!("planted");
         });
         assert!(session.await.unwrap_err().is_panic());

@@ -5,7 +5,6 @@ use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use tokio::io::Interest;
-use tokio::net::TcpStream;
 
 use super::outcome::Outcome;
 use crate::config::Protocol;
@@ -13,6 +12,7 @@ use crate::drain::Phase;
 use crate::mysql::handshake::answer_sequence;
 use crate::mysql::packet::{ErrorCode, err, err_greeting};
 use crate::net::socket;
+use crate::net::stream::Stream;
 use crate::relay::{Deadlines, Limits, Parting, Reason, Relay, Side};
 use crate::upstream::Endpoint;
 
@@ -22,7 +22,7 @@ const SHUTTING_DOWN: &str = "the bridge is shutting down";
 /// Runs a session to its end. What it needs only before the relay is boxed and dropped then, so an
 /// idle session is little more than its relay.
 #[expect(clippy::manual_async_fn, reason = "an async fn would keep its arguments twice")]
-pub(super) fn run(mut outcome: Outcome, client: TcpStream) -> impl Future<Output = ()> + Send {
+pub(super) fn run(mut outcome: Outcome, client: Stream) -> impl Future<Output = ()> + Send {
     async move {
         let Some((client, upstream)) = Box::pin(open(client, &mut outcome)).await else { return };
         let mut relay = relay(&outcome, client, upstream);
@@ -33,7 +33,7 @@ pub(super) fn run(mut outcome: Outcome, client: TcpStream) -> impl Future<Output
     }
 }
 
-fn relay(outcome: &Outcome, client: TcpStream, upstream: TcpStream) -> Relay {
+fn relay(outcome: &Outcome, client: Stream, upstream: Stream) -> Relay {
     let proxy = &outcome.proxy;
     let config = &proxy.config;
     let relayed = proxy.metrics.relayed.clone();
@@ -91,7 +91,7 @@ async fn part(outcome: &Outcome, parting: Parting, reason: Reason) {
 ///
 /// The upstream comes first: MySQL servers speak first, and the client must see the greeting of
 /// the server that it will talk to.
-async fn open(client: TcpStream, outcome: &mut Outcome) -> Option<(TcpStream, TcpStream)> {
+async fn open(client: Stream, outcome: &mut Outcome) -> Option<(Stream, Stream)> {
     let proxy = outcome.proxy.clone();
     let protocol = proxy.config.protocol;
     let (code, message) = tokio::select! {
@@ -99,7 +99,7 @@ async fn open(client: TcpStream, outcome: &mut Outcome) -> Option<(TcpStream, Tc
         result = proxy.upstream.connect(protocol) => match result {
             Ok(connected) => {
                 outcome.connected(connected.in_use);
-                return Some((client, connected.stream));
+                return Some((client, connected.stream.into()));
             }
             Err(error) => {
                 let message = error.to_string();
@@ -128,7 +128,7 @@ async fn open(client: TcpStream, outcome: &mut Outcome) -> Option<(TcpStream, Tc
 ///
 /// A MySQL client has nothing to say before the greeting, so its EOF is a goodbye: a load
 /// balancer's check costs no dial. Over plain TCP an EOF may be half a conversation.
-async fn left(client: &TcpStream, protocol: Protocol) -> Reason {
+async fn left(client: &Stream, protocol: Protocol) -> Reason {
     let error = match protocol {
         Protocol::Mysql => match client.peek(&mut [0]).await {
             Ok(0) => return Reason::Eof,
@@ -148,7 +148,7 @@ async fn left(client: &TcpStream, protocol: Protocol) -> Reason {
 }
 
 /// Ends a connection that has seen no byte yet.
-async fn refuse(mut client: TcpStream, protocol: Protocol, code: ErrorCode, message: &str) {
+async fn refuse(mut client: Stream, protocol: Protocol, code: ErrorCode, message: &str) {
     match protocol {
         Protocol::Mysql => {
             let packet = err_greeting(code, &format!("tidegate: {message}"));

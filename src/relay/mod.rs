@@ -5,7 +5,8 @@
 //! - A side that breaks (RST, keepalive time-out) does not end the direction that comes from it
 //!   before everything it had sent is delivered: an ERR packet that a server sends before it
 //!   resets the connection is worth more than the error that the next write meets.
-//! - A break is passed on as an RST, once the other side has acknowledged what it was sent.
+//! - A break is passed on as an RST, once the other side has acknowledged what it was sent. There
+//!   is no RST to a Unix client: it sees an EOF, or `ECONNRESET` if it had said something unheard.
 //! - An idle session holds no buffer and no pipe.
 //! - Bytes are never overtaken: what was read goes out before anything is spliced, and what is in a
 //!   pipe goes out before anything is read.
@@ -29,12 +30,11 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use socket2::SockRef;
-use tokio::net::TcpStream;
 use tracing::{Level, enabled};
 
 use crate::config::Splice;
 use crate::metrics::Relayed;
-use crate::net::socket::TcpInfo;
+use crate::net::stream::Stream;
 use breakage::Breakage;
 use pump::{Broken, Pump};
 use quiet::Quiet;
@@ -52,7 +52,7 @@ const MOVES_PER_POLL: u32 = 32;
 /// One side's socket.
 #[derive(Debug)]
 struct Leg {
-    stream: TcpStream,
+    stream: Stream,
     /// Since when it owes an answer, as far as was looked.
     unanswered_since: Option<Instant>,
     /// Whether it was sent a FIN.
@@ -60,7 +60,7 @@ struct Leg {
 }
 
 impl Leg {
-    fn new(stream: TcpStream) -> Self {
+    fn new(stream: Stream) -> Self {
         Self { stream, unanswered_since: None, closed: false }
     }
 }
@@ -87,9 +87,9 @@ pub struct Relay {
 #[derive(Debug)]
 pub struct Parting {
     /// The client's connection.
-    pub client: TcpStream,
+    pub client: Stream,
     /// The upstream's connection.
-    pub upstream: TcpStream,
+    pub upstream: Stream,
     /// What they said.
     pub opening: Box<Opening>,
 }
@@ -98,8 +98,8 @@ impl Relay {
     /// A relay between two connected sockets. `stall_timeout` 0 means never. With `deadlines`
     /// the upstream speaks first, then the client, then the upstream.
     pub fn new(
-        client: TcpStream,
-        upstream: TcpStream,
+        client: impl Into<Stream>,
+        upstream: impl Into<Stream>,
         relayed: Relayed,
         stall_timeout: Duration,
         splice: Splice,
@@ -107,8 +107,8 @@ impl Relay {
         deadlines: Option<Deadlines>,
     ) -> Self {
         Self {
-            client: Leg::new(client),
-            upstream: Leg::new(upstream),
+            client: Leg::new(client.into()),
+            upstream: Leg::new(upstream.into()),
             to_upstream: Pump::new(splice),
             to_client: Pump::new(splice),
             relayed,
@@ -233,7 +233,7 @@ impl Relay {
             to_upstream: self.to_upstream.bytes(),
             to_client: self.to_client.bytes(),
             upstream: match enabled!(Level::INFO) {
-                true => TcpInfo::of(&self.upstream.stream).ok(),
+                true => self.upstream.stream.tcp_info(),
                 false => None,
             },
         }
@@ -287,6 +287,7 @@ impl Future for Relay {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::net::TcpStream;
 
     #[test]
     fn an_idle_relay_is_small() {
@@ -306,7 +307,7 @@ mod tests {
             Relay::new(client, upstream, relayed, minute, Splice::Auto, limits, deadlines);
         assert!(poll_once(&mut relay).is_pending());
         server.try_write(b"hello").unwrap();
-        relay.upstream.stream.readable().await.unwrap();
+        relay.upstream.stream.ready(tokio::io::Interest::READABLE).await.unwrap();
         visitor.set_zero_linger().unwrap();
         drop(visitor);
         let Poll::Ready(end) = poll_once(&mut relay) else { panic!("it goes on") };
