@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Output, Stdio};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,9 +23,11 @@ use super::{PATIENCE, threads, until, until_it};
 
 /// A bridge that runs and has said so.
 pub struct Bridge {
-    /// The first of [`Self::listening`]; most bridges have one.
+    /// The first of [`Self::listening`]; most bridges have one, and port 0 stands for none.
     pub listen: SocketAddr,
     pub listening: Vec<SocketAddr>,
+    /// The paths of its Unix sockets.
+    pub sockets: Vec<PathBuf>,
     pub admin: SocketAddr,
     process: Process,
     log: Arc<Mutex<Vec<String>>>,
@@ -335,22 +337,29 @@ impl Setup {
         let mut process = Process::spawn(command);
 
         let log = Arc::new(Mutex::new(Vec::new()));
-        if self.log_is_read {
+        let reading = self.log_is_read.then(|| {
             let lines = BufReader::new(process.child.stderr.take().unwrap()).lines();
             let log = Arc::clone(&log);
             thread::spawn(move || {
                 lines.map_while(Result::ok).for_each(|line| log.lock().unwrap().push(line))
-            });
-        }
+            })
+        });
         let (said, listen) = channel();
         let lines = BufReader::new(process.child.stdout.take().unwrap()).lines();
         thread::spawn(move || lines.map_while(Result::ok).for_each(|line| drop(said.send(line))));
-        let line = listen.recv_timeout(PATIENCE).map_err(|_| log.lock().unwrap().join("\n"))?;
-        let (listening, admin) =
+        let line = listen.recv_timeout(PATIENCE).map_err(|error| {
+            // One that ends has said why, but that may still be on its way.
+            if error == RecvTimeoutError::Disconnected {
+                reading.map(|reading| reading.join().unwrap());
+            }
+            log.lock().unwrap().join("\n")
+        })?;
+        let (listening, sockets, admin) =
             addresses(&line).ok_or_else(|| format!("not a ready line: {line}"))?;
         Ok(Bridge {
-            listen: listening[0],
+            listen: listening.first().copied().unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into()),
             listening,
+            sockets,
             admin,
             process,
             log,
@@ -385,18 +394,21 @@ fn copy_for_all() -> TempDir {
 
 /// Where it listens and where its admin endpoint is, from
 /// `tidegate: listening on ADDRESS,… -> GATEWAY (pool off), …; admin on http://ADDRESS`.
-fn addresses(line: &str) -> Option<(Vec<SocketAddr>, SocketAddr)> {
+fn addresses(line: &str) -> Option<(Vec<SocketAddr>, Vec<PathBuf>, SocketAddr)> {
     let (listening, admin) = line.split_once("; admin on http://")?;
     let forwards =
         listening.strip_prefix("tidegate: listening on ")?.strip_suffix(" (pool off)")?;
-    let mut listen = Vec::new();
+    let (mut listen, mut sockets) = (Vec::new(), Vec::new());
     for forward in forwards.split(" (pool off), ") {
         let (addresses, _gateway) = forward.split_once(" -> ")?;
         for address in addresses.split(',') {
-            listen.push(address.parse().ok()?);
+            match address.strip_prefix("unix:") {
+                Some(path) => sockets.push(path.into()),
+                None => listen.push(address.parse().ok()?),
+            }
         }
     }
-    Some((listen, admin.parse().ok()?))
+    Some((listen, sockets, admin.parse().ok()?))
 }
 
 /// A file that lasts as long as the value.
