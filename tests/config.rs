@@ -134,6 +134,7 @@ fn every_setting_comes_from_its_flag_before_its_variable_before_its_key() {
         ("", "nameserver", "127.0.0.1:53"),
         ("listener", "protocol", "tcp"),
         ("listener", "pool", "off"),
+        ("listener", "unix_mode", "0600"),
         ("upstream", "connect_timeout", "2s"),
     ];
     for (table, key, good) in cases {
@@ -186,6 +187,8 @@ fn what_is_not_said_has_the_default_of_the_contract() {
         "log_format = \"text\"",
         "log_level = \"info\"",
         "bind = [\"localhost:4000\"]",
+        "unix_mode = \"0660\"",
+        "unix_owner = \"\"",
         "pool = \"off\"",
         "protocol = \"mysql\"",
         "allow_any = false",
@@ -306,6 +309,8 @@ fn every_flag_of_run_is_in_its_help_with_its_variable() {
     for name in [
         "config",
         "listen",
+        "unix-mode",
+        "unix-owner",
         "protocol",
         "pool",
         "admin",

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use mysql_async::prelude::*;
 use mysql_async::{Conn, Opts};
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Gid, Signal, Uid, geteuid, getuid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use tempfile::TempDir;
@@ -188,6 +189,23 @@ fn what_is_no_socket_is_refused_and_left_as_it_is() {
 }
 
 #[test]
+fn a_lock_that_somebody_keeps_is_told_and_one_that_is_left_over_is_not_in_the_way() {
+    let folder = folder();
+    let path = folder.path().join("app.sock");
+    let lock = folder.path().join("app.sock.lock");
+    let held = fs::File::create(&lock).unwrap();
+    flock(&held, FlockOperation::LockExclusive).unwrap();
+    let said = fails(&path, 1);
+    assert!(said.contains(&format!("cannot lock {}", lock.display())), "{said}");
+    assert!(said.contains("\nhint: another process holds it"), "{said}");
+    assert!(!path.exists());
+    drop(held);
+    let bridge = at(&path, echo()).start();
+    echoes(&connect(&bridge.sockets[0]));
+    assert_eq!(entries(&folder), ["app.sock"]);
+}
+
+#[test]
 fn of_bridges_that_start_at_once_one_serves_and_the_others_say_so() {
     for round in 0..full_or(20, 5) {
         let folder = folder();
@@ -344,8 +362,8 @@ fn addresses_and_clients_are_shown_as_what_they_are() {
     let path = folder.path().join("app.sock");
     let also = format!("--listen=unix:{}", path.display());
     let bridge = Bridge::tcp(echo()).flags(&[&also]).start();
-    assert_eq!(bridge.sockets, [path.clone()]);
-    assert_eq!(bridge.listening.len(), 1);
+    assert_eq!((bridge.sockets.len(), bridge.listening.len()), (1, 1));
+    assert_eq!(bridge.sockets[0], path);
     let status: serde_json::Value = serde_json::from_str(&bridge.get("/status.json").body).unwrap();
     let expected = [bridge.listen.to_string(), format!("unix:{}", path.display())];
     assert_eq!(status["listeners"][0]["addresses"], serde_json::json!(expected));

@@ -26,7 +26,8 @@ fn a_gateway_alone_is_enough() {
 #[test]
 fn what_is_printed_reads_back_as_the_same_values() {
     let text = format!(
-        "{SMALL}[[listener]]\nbind = [\"127.0.0.1:1\", \"localhost:2\"]\nupstream = \"tidb\"\n\
+        "{SMALL}[[listener]]\nbind = [\"127.0.0.1:1\", \"localhost:2\", \"unix:/a\"]\nupstream = \"tidb\"\n\
+         unix_mode = \"0600\"\nunix_owner = \"a:b\"\n\
          [[listener]]\nupstream = \"other\"\n\
          [upstream.other]\ngateway = \"[fd00::1]:3306\"\nmin_ttl = \"1500ms\"\n"
     );

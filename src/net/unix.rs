@@ -19,6 +19,8 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{
     Access, AtFlags, CWD, FlockOperation, Mode, OFlags, accessat, fchmod, flock, fstat, open,
@@ -32,6 +34,9 @@ use crate::config::{Owner, UnixSocket};
 
 const USERS: &str = "/etc/passwd";
 const GROUPS: &str = "/etc/group";
+/// Longer than anybody takes to make or remove a file.
+const FOR_THE_LOCK: Duration = Duration::from_secs(2);
+const BETWEEN_TRIES: Duration = Duration::from_millis(5);
 
 /// Why there cannot be a listening socket at a path.
 #[derive(Debug, Error)]
@@ -120,6 +125,9 @@ impl BindError {
             Self::NoSuchOwner { .. } => {
                 Some("only these files are asked; users from elsewhere go by their number")
             }
+            Self::Lock { source, .. } if source.kind() == io::ErrorKind::WouldBlock => {
+                Some("another process holds it, and should have done so for a moment only")
+            }
             Self::Lock { .. } | Self::Stale(_) | Self::Make(_) => None,
             Self::Mode { .. } | Self::Owner { .. } => None,
         }
@@ -148,9 +156,7 @@ impl SocketFile {
             return;
         }
         // Somebody who has the lock now finds out by himself whose file it is.
-        let Ok(_lock) = Lock::take(&self.path, FlockOperation::NonBlockingLockExclusive) else {
-            return;
-        };
+        let Ok(_lock) = Lock::take(&self.path) else { return };
         if self.is_there() {
             let _ = fs::remove_file(&self.path);
         }
@@ -173,8 +179,8 @@ impl Drop for SocketFile {
 /// Opens `count` handles on a socket that listens at `path`.
 pub fn bind(path: &Path, count: usize, settings: &UnixSocket) -> Result<Vec<Socket>, BindError> {
     preflight(path, settings)?;
-    let _lock = Lock::take(path, FlockOperation::LockExclusive)
-        .map_err(|source| BindError::Lock { path: lock_path(path), source })?;
+    let _lock =
+        Lock::wait_for(path).map_err(|source| BindError::Lock { path: lock_path(path), source })?;
     if is_a_socket(path)? {
         if is_served(path).map_err(BindError::Unclear)? {
             return Err(BindError::Served);
@@ -308,7 +314,24 @@ struct Lock {
 }
 
 impl Lock {
-    fn take(path: &Path, how: FlockOperation) -> io::Result<Self> {
+    /// Nobody needs it for long, so that it is held does not yet mean that somebody serves the path.
+    #[expect(clippy::disallowed_methods, reason = "this is the start, or the control thread")]
+    fn wait_for(path: &Path) -> io::Result<Self> {
+        let deadline = Instant::now() + FOR_THE_LOCK;
+        loop {
+            match Self::take(path) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if Instant::now() > deadline {
+                        return Err(error);
+                    }
+                    thread::sleep(BETWEEN_TRIES);
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn take(path: &Path) -> io::Result<Self> {
         let path = lock_path(path);
         loop {
             let file = File::options()
@@ -318,7 +341,7 @@ impl Lock {
                 .mode(0o600)
                 .custom_flags(libc::O_NOFOLLOW)
                 .open(&path)?;
-            flock(&file, how)?;
+            flock(&file, FlockOperation::NonBlockingLockExclusive)?;
             let same = |a: &Metadata, b: &Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
             match fs::symlink_metadata(&path) {
                 Ok(there) if same(&there, &file.metadata()?) => {

@@ -350,7 +350,7 @@ impl Setup {
         let line = listen.recv_timeout(PATIENCE).map_err(|error| {
             // One that ends has said why, but that may still be on its way.
             if error == RecvTimeoutError::Disconnected {
-                reading.map(|reading| reading.join().unwrap());
+                reading.into_iter().for_each(|reading| reading.join().unwrap());
             }
             log.lock().unwrap().join("\n")
         })?;
