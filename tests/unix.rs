@@ -6,12 +6,14 @@ mod support;
 
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
+use std::iter;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process;
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,6 +24,8 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Gid, Signal, Uid, geteuid, getuid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use tempfile::TempDir;
+use tidegate::config::{Mode, Owner, UnixSocket};
+use tidegate::net::unix::{self, BindError};
 
 use support::bridge::{Bridge, Setup, tidegate};
 use support::mariadb::MariaDb;
@@ -40,12 +44,11 @@ const MIB: usize = 1024 * 1024;
 
 #[test]
 fn the_file_has_the_mode_that_was_asked_for_and_is_never_seen_with_a_wider_one() {
-    for (flags, mode) in [
-        (&[][..], 0o660),
-        (&["--unix-mode", "0600"], 0o600),
-        (&["--unix-mode", "0222"], 0o222),
-        (&["--unix-mode", "0666"], 0o666),
-    ] {
+    let cases =
+        [(&[][..], 0o660), (&["--unix-mode", "0222"], 0o222), (&["--unix-mode", "0666"], 0o666)];
+    // A wider one would be there for a moment only.
+    let rounds = iter::repeat_n((&["--unix-mode", "0600"][..], 0o600), full_or(40, 12));
+    for (flags, mode) in cases.into_iter().chain(rounds) {
         let folder = folder();
         let path = folder.path().join("app.sock");
         let bound = AtomicBool::new(false);
@@ -229,6 +232,36 @@ fn of_bridges_that_start_at_once_one_serves_and_the_others_say_so() {
     }
 }
 
+/// The same without the start of a process, which takes far longer than the moment that matters.
+#[test]
+fn of_threads_that_bind_at_once_one_succeeds() {
+    let folder = folder();
+    let path = folder.path().join("app.sock");
+    let settings = UnixSocket { mode: Mode(0o600), owner: Owner::default() };
+    for round in 0..full_or(2000, 200) {
+        if round % 2 == 0 {
+            drop(UnixListener::bind(&path).unwrap());
+        }
+        let together = Barrier::new(4);
+        let bound: Vec<_> = thread::scope(|scope| {
+            let attempt = || {
+                together.wait();
+                unix::bind(&path, 2, &settings)
+            };
+            let attempts: Vec<_> = (0..4).map(|_| scope.spawn(attempt)).collect();
+            attempts.into_iter().map(|attempt| attempt.join().unwrap()).collect()
+        });
+        let (bound, refused): (Vec<_>, Vec<_>) = bound.into_iter().partition(Result::is_ok);
+        assert_eq!(bound.len(), 1, "round {round}: {} are bound", bound.len());
+        for error in refused.into_iter().filter_map(Result::err) {
+            assert!(matches!(error, BindError::Served), "round {round}: {error:?}");
+        }
+        UnixStream::connect(&path).unwrap();
+        drop(bound);
+        assert!(entries(&folder).is_empty(), "round {round}");
+    }
+}
+
 // How it ends.
 
 #[test]
@@ -240,9 +273,8 @@ fn the_file_is_gone_when_the_drain_begins_and_sessions_go_on() {
         let client = connect(&path);
         echoes(&client);
         bridge.signal(Signal::TERM);
-        until("the file is removed", || (!path.exists()).then_some(()));
+        until_it("the file is removed", || entries(&folder), Vec::is_empty);
         assert_eq!(try_connect(&path).unwrap_err().kind(), ErrorKind::NotFound);
-        assert!(entries(&folder).is_empty());
         echoes(&client);
         assert!(bridge.is_running());
         drop(client);
@@ -665,6 +697,52 @@ fn what_a_server_said_before_its_reset_is_heard_and_then_the_end() {
     for record in bridge.close_records(full_or(20, 5)) {
         assert_eq!((record.text("side"), record.text("reason")), ("upstream", "reset"));
     }
+}
+
+/// More than the client's queue can take, less than the bridge can besides.
+#[test]
+fn what_the_bridge_still_holds_when_the_server_resets_is_heard() {
+    const LENGTH: usize = 384 * 1024;
+    let (_folder, path, upstream, bridge) = plain();
+    for seed in 0..full_or(20, 5) as u64 {
+        let (client, mut server) = through(&path, &upstream);
+        let sent = Noise::new(seed).bytes(LENGTH);
+        server.write_all(&sent).unwrap();
+        until_acknowledged(&server);
+        let relayed = bridge.relays_no_more_for(Duration::from_millis(200));
+        assert!(relayed < (LENGTH * (seed as usize + 1)) as f64, "the client's queue has it all");
+        reset(server);
+        let (heard, end) = read_to_the_end(&client);
+        assert!(heard == sent, "round {seed}: {} of {LENGTH}", heard.len());
+        assert!(end.is_ok(), "round {seed}: {end:?}");
+    }
+    bridge.has_accounted_for(full_or(20, 5) as f64);
+    assert_eq!(bridge.bytes_in_pipes(), 0);
+}
+
+/// Its words wait for the server, so nothing is read from it, and nothing is said to it.
+#[test]
+fn a_killed_client_is_noticed_while_the_server_takes_nothing() {
+    let folder = folder();
+    let path = folder.path().join("app.sock");
+    let upstream = listener();
+    let gateway = upstream.local_addr().unwrap();
+    let bridge = at(&path, gateway).flags(&["--stall-timeout", "600ms"]).start();
+    let (client, mut server) = through(&path, &upstream);
+    server.write_all(b"unread").unwrap();
+    client.set_nonblocking(true).unwrap();
+    let words = vec![b'?'; 64 * 1024];
+    until("the server's side is full", || {
+        while (&client).write(&words).is_ok() {}
+        let before = bridge.relays_no_more_for(Duration::from_millis(200));
+        let full = (&client).write(&words).is_err();
+        let after = bridge.relays_no_more_for(Duration::from_millis(200));
+        (full && before == after).then_some(())
+    });
+    drop(client);
+    let record = bridge.close_record();
+    assert_eq!((record.text("side"), record.text("reason")), ("client", "reset"));
+    assert!(is_reset(&read_to_the_end(&server).1));
 }
 
 /// The client's last words wait in the bridge when the server resets.

@@ -64,7 +64,8 @@ fn open(address: SocketAddr) -> io::Result<socket2::Socket> {
 pub enum Socket {
     /// Over TCP, one of those of its address.
     Tcp(std::net::TcpListener),
-    /// A Unix socket, or rather a handle on it: there is no more than one of a path.
+    /// A Unix socket, or rather a handle on it: there is no more than one of a path. The last one
+    /// takes the file with it.
     Unix(std::os::unix::net::UnixListener, Arc<SocketFile>),
 }
 
@@ -153,9 +154,7 @@ impl Listener {
         let socket = match self.socket {
             Serving::Tcp(socket) => socket.into_std().map(Socket::Tcp),
             Serving::Unix(socket, file) => {
-                // The first thread that comes here does it for all: nobody finds the file any more,
-                // and who has just found it is refused.
-                file.remove();
+                // The first thread that comes here does it for all.
                 let _ = SockRef::from(&socket).shutdown(Shutdown::Read);
                 socket.into_std().map(|socket| Socket::Unix(socket, file))
             }

@@ -18,7 +18,6 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -140,26 +139,13 @@ pub struct SocketFile {
     path: PathBuf,
     /// Keeps the number of the file from being used again for another one.
     file: OwnedFd,
-    removed: AtomicBool,
 }
 
 impl SocketFile {
     fn of(path: &Path) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = open(path, flags, Mode::empty())?;
-        Ok(Self { path: path.to_owned(), file, removed: AtomicBool::new(false) })
-    }
-
-    /// Removes the file; connections that wait to be accepted are not harmed.
-    pub fn remove(&self) {
-        if self.removed.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        // Somebody who has the lock now finds out by himself whose file it is.
-        let Ok(_lock) = Lock::take(&self.path) else { return };
-        if self.is_there() {
-            let _ = fs::remove_file(&self.path);
-        }
+        Ok(Self { path: path.to_owned(), file })
     }
 
     fn is_there(&self) -> bool {
@@ -172,7 +158,11 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        self.remove();
+        // Somebody who has the lock now finds out by himself that nobody serves the file.
+        let Ok(_lock) = Lock::take(&self.path) else { return };
+        if self.is_there() {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
