@@ -19,9 +19,9 @@ impl Relay {
     /// `stall_timeout` too, for the server to act on what it was told.
     pub(super) fn gone(&mut self) -> Option<(Side, Reason)> {
         let now = Instant::now();
-        let unsettled = self.client.closed || self.upstream.closed || self.quiet.matters();
+        let unsettled = self.client_closed || self.upstream_closed || self.quiet.matters();
         self.settled = true;
-        let ended = [self.upstream.closed, self.client.closed];
+        let ended = [self.upstream_closed, self.client_closed];
         let legs = [(&mut self.client, Side::Client), (&mut self.upstream, Side::Upstream)];
         for ((leg, side), ended) in legs.into_iter().zip(ended) {
             match leg.look(ended, self.stall_timeout, now) {

@@ -55,13 +55,11 @@ struct Leg {
     stream: Stream,
     /// Since when it owes an answer, as far as was looked.
     unanswered_since: Option<Instant>,
-    /// Whether it was sent a FIN.
-    closed: bool,
 }
 
 impl Leg {
     fn new(stream: Stream) -> Self {
-        Self { stream, unanswered_since: None, closed: false }
+        Self { stream, unanswered_since: None }
     }
 }
 
@@ -79,6 +77,10 @@ pub struct Relay {
     breakage: Option<Box<Breakage>>,
     opening: Option<Box<Opening>>,
     quiet: Quiet,
+    /// Whether the client was sent a FIN; the upstream. Here and not in the legs, where they would
+    /// take eight bytes each.
+    client_closed: bool,
+    upstream_closed: bool,
     /// Whether, at the last look, both sides had acknowledged everything.
     settled: bool,
 }
@@ -118,6 +120,8 @@ impl Relay {
             breakage: None,
             opening: deadlines.map(|deadlines| Box::new(Opening::new(deadlines))),
             quiet: Quiet::new(limits),
+            client_closed: false,
+            upstream_closed: false,
             settled: false,
         }
     }
@@ -186,7 +190,7 @@ impl Relay {
         pumped.map(|result| match result {
             Ok(()) => {
                 // The second one's end is told by closing both.
-                if !self.client.closed && !self.upstream.closed {
+                if !self.client_closed && !self.upstream_closed {
                     self.close_writing(to);
                 }
                 self.first.get_or_insert((from, Reason::Eof));
@@ -199,11 +203,11 @@ impl Relay {
 
     /// Sends a FIN.
     fn close_writing(&mut self, to: Side) {
-        let leg = match to {
-            Side::Upstream => &mut self.upstream,
-            Side::Client | Side::Tidegate => &mut self.client,
+        let (leg, closed) = match to {
+            Side::Upstream => (&self.upstream, &mut self.upstream_closed),
+            Side::Client | Side::Tidegate => (&self.client, &mut self.client_closed),
         };
-        leg.closed = true;
+        *closed = true;
         self.watch.again();
         // Fails only on a connection that is broken; reading it will tell how.
         let _ = SockRef::from(&leg.stream).shutdown(Shutdown::Write);
