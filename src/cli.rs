@@ -69,6 +69,36 @@ pub struct Settings {
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub allow_any: Option<String>,
 
+    /// Networks whose hosts may connect, or several [default: all].
+    #[arg(long, value_name = "CIDR", env = "TIDEGATE_ALLOW")]
+    #[arg(action = ArgAction::Append, value_delimiter = ',')]
+    pub allow: Vec<String>,
+
+    /// Networks whose hosts may not connect.
+    #[arg(long, value_name = "CIDR", env = "TIDEGATE_DENY")]
+    #[arg(action = ArgAction::Append, value_delimiter = ',')]
+    pub deny: Vec<String>,
+
+    /// Connections in all: auto or a number [default: auto, from the limit of open files].
+    #[arg(long, value_name = "N", env = "TIDEGATE_MAX_CONNECTIONS")]
+    pub max_connections: Option<String>,
+
+    /// Connections of one address at a time; 0: any number [default: 0].
+    #[arg(long, value_name = "N", env = "TIDEGATE_MAX_CONNECTIONS_PER_SOURCE")]
+    pub max_connections_per_source: Option<String>,
+
+    /// Connections let in a second; 0: any number [default: 0].
+    #[arg(long, value_name = "N", env = "TIDEGATE_ACCEPT_RATE")]
+    pub accept_rate: Option<String>,
+
+    /// Connections that may wait when a limit is reached [default: 100].
+    #[arg(long, value_name = "N", env = "TIDEGATE_QUEUE")]
+    pub queue: Option<String>,
+
+    /// Time for which they wait [default: 1s].
+    #[arg(long, value_name = "DURATION", env = "TIDEGATE_QUEUE_TIMEOUT")]
+    pub queue_timeout: Option<String>,
+
     /// Address of the admin endpoint [default: 127.0.0.1:9400].
     #[arg(long, value_name = "ADDR", env = "TIDEGATE_ADMIN")]
     pub admin: Option<String>,
@@ -82,6 +112,10 @@ pub struct Settings {
     #[arg(long, value_name = "DURATION")]
     #[arg(env = "TIDEGATE_CONNECT_TIMEOUT")]
     pub connect_timeout: Option<String>,
+
+    /// Time to go on accepting after SIGTERM, with readiness off [default: 0s].
+    #[arg(long, value_name = "DURATION", env = "TIDEGATE_DRAIN_GRACE")]
+    pub drain_grace: Option<String>,
 
     /// Time for sessions to end after SIGTERM [default: 25s].
     #[arg(long, value_name = "DURATION")]

@@ -1,9 +1,11 @@
 //! The `tidegate` command: parses, dispatches, maps errors to exit codes.
 #![forbid(unsafe_code)]
 
+use std::convert::Infallible;
 use std::env;
 use std::error::Error;
 use std::fs;
+use std::future::pending;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -16,6 +18,8 @@ use tidegate::demo::{self, DemoOptions};
 use tidegate::drain::{Drain, Signals};
 use tidegate::log::{self, Chain};
 use tokio::runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 
 const OK: u8 = 0;
 const FAILED: u8 = 1;
@@ -30,7 +34,9 @@ fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     let result = match &cli.command {
-        Command::Run(settings) => load(settings, &matches).and_then(serve),
+        Command::Run(settings) => {
+            load(settings, &matches).and_then(|config| serve(config, || load(settings, &matches)))
+        }
         Command::Check(settings) => {
             load(settings, &matches).and_then(|config| say(&config.to_toml()))
         }
@@ -118,27 +124,46 @@ fn given(command: &str, arguments: &ArgMatches) -> Result<Overrides, ConfigError
     Ok(given)
 }
 
-fn serve(config: Config) -> Result<(), Failure> {
+/// Runs the bridge; `reload` reads its configuration again.
+fn serve(config: Config, reload: impl Fn() -> Result<Config, Failure>) -> Result<(), Failure> {
     let logs = log::init(&config.log);
     control_runtime()?.block_on(async {
         let drain = Drain::new();
         let signals = Signals::install().map_err(Failure::running)?;
-        let app = App::build(config, drain.clone(), logs.dropped())
+        let hangups = signal(SignalKind::hangup()).map_err(Failure::running)?;
+        let app = App::build(config, drain.clone(), logs.control())
             .map_err(|error| Failure::building(&error, FAILED))?;
         say(&format!("{}\n", app.ready_line()))?;
+        let (reloads, configs) = mpsc::channel(1);
         tokio::select! {
-            result = app.run() => result.map_err(Failure::running),
+            result = app.run(configs) => result.map_err(Failure::running),
             () = signals.watch(&drain) => {
                 Err(Failure { code: FAILED, message: "ended by a second signal".into() })
             }
+            never = feed(reloads, hangups, reload) => match never {},
         }
     })
+}
+
+/// Reads the configuration again at each SIGHUP.
+async fn feed(
+    reloads: mpsc::Sender<Result<Config, String>>,
+    mut hangups: Signal,
+    reload: impl Fn() -> Result<Config, Failure>,
+) -> Infallible {
+    while hangups.recv().await.is_some() {
+        let config = reload().map_err(|failure| failure.message);
+        if reloads.send(config).await.is_err() {
+            break;
+        }
+    }
+    pending().await
 }
 
 fn show(demo: &Demo) -> Result<(), Failure> {
     let logs = log::init(&demo::config()?.log);
     let options = DemoOptions { once: demo.once };
-    control_runtime()?.block_on(demo::run(options, logs.dropped())).map_err(Failure::running)
+    control_runtime()?.block_on(demo::run(options, logs.control())).map_err(Failure::running)
 }
 
 fn say(text: &str) -> Result<(), Failure> {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use crate::drain::{Drain, Phase};
+use crate::drain::Drain;
 use crate::proxy::{self, Proxy};
 use crate::upstream::{self, Upstream};
 
@@ -25,11 +25,7 @@ impl Status {
         Self {
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
-            phase: match drain.phase() {
-                Phase::Serving => "serving",
-                Phase::Draining => "draining",
-                Phase::Closing => "closing",
-            },
+            phase: drain.phase().as_str(),
             listeners: proxies.iter().map(|proxy| proxy.snapshot()).collect(),
             upstreams: upstreams.iter().map(|upstream| upstream.snapshot()).collect(),
         }

@@ -30,7 +30,7 @@ pub struct Bridge {
     process: Process,
     log: Arc<Mutex<Vec<String>>>,
     namespace: Option<Arc<Namespace>>,
-    _file: Option<TempPath>,
+    file: Option<TempPath>,
     _etc: Option<TempDir>,
     _copy: Option<TempDir>,
 }
@@ -85,6 +85,25 @@ impl Bridge {
 
     pub fn signal(&self, signal: Signal) {
         self.process.signal(signal);
+    }
+
+    /// Writes another file in place of the one that it was started with.
+    pub fn rewrite(&self, toml: &str) {
+        fs::write(self.file.as_ref().expect("it was started from a file"), toml).unwrap();
+    }
+
+    /// Has the bridge read its settings again and waits until it says what came of it.
+    pub fn reload(&self) -> String {
+        let said = || {
+            let log = self.log();
+            let is_it = |line: &&String| {
+                line.contains("\"message\":\"reloaded\"") || line.contains("cannot reload")
+            };
+            log.iter().filter(is_it).cloned().collect::<Vec<_>>()
+        };
+        let before = said().len();
+        self.signal(Signal::HUP);
+        until("it has read its settings again", || said().get(before).cloned())
     }
 
     pub fn is_running(&mut self) -> bool {
@@ -355,7 +374,7 @@ impl Setup {
             process,
             log,
             namespace: self.namespace,
-            _file: self.file,
+            file: self.file,
             _etc: self.etc,
             _copy: copy,
         })
