@@ -6,7 +6,7 @@
 //! | --- | --- | --- |
 //! | 0 | [`config`] | flags, environment, file and defaults joined into finished values |
 //! | 0 | [`metrics`], [`log`] | what the process tells of itself |
-//! | 0 | [`drain`] | how it ends |
+//! | 0 | [`drain`], [`systemd`] | how it ends, and the service manager |
 //! | 1 | [`net`] | listening, dialling, socket options |
 //! | 2 | [`relay`] | the data plane: bytes between two sockets |
 //! | 3 | [`mysql`] | the wire protocol, without I/O but for its client |
@@ -48,4 +48,5 @@ pub mod mysql;
 pub mod net;
 pub mod proxy;
 pub mod relay;
+pub mod systemd;
 pub mod upstream;

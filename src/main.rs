@@ -17,6 +17,7 @@ use tidegate::config::{self, Config, ConfigError, Overrides, Raw, Source};
 use tidegate::demo::{self, DemoOptions};
 use tidegate::drain::{Drain, Signals};
 use tidegate::log::{self, Chain};
+use tidegate::systemd;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -126,12 +127,19 @@ fn given(command: &str, arguments: &ArgMatches) -> Result<Overrides, ConfigError
 
 /// Runs the bridge; `reload` reads its configuration again.
 fn serve(config: Config, reload: impl Fn() -> Result<Config, Failure>) -> Result<(), Failure> {
+    let inherited = systemd::inherited().map_err(|error| Failure {
+        code: FAILED,
+        message: format!(
+            "cannot use a socket that was passed (LISTEN_FDS): {error}\n\
+             hint: a listener is a stream socket: ListenStream= in the socket unit"
+        ),
+    })?;
     let logs = log::init(&config.log);
     control_runtime()?.block_on(async {
         let drain = Drain::new();
         let signals = Signals::install().map_err(Failure::running)?;
         let hangups = signal(SignalKind::hangup()).map_err(Failure::running)?;
-        let app = App::build(config, drain.clone(), logs.control())
+        let app = App::build(config, inherited, drain.clone(), logs.control())
             .map_err(|error| Failure::building(&error, FAILED))?;
         say(&format!("{}\n", app.ready_line()))?;
         let (reloads, configs) = mpsc::channel(1);

@@ -6,16 +6,21 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
+use tracing::warn;
 
 use super::BuildError;
-use crate::config::{Listener as ListenerConfig, Tcp};
+use super::threads::ToThread;
+use crate::config::{Bind, Listener as ListenerConfig, Tcp};
 use crate::net::listener;
 use crate::proxy::Proxy;
+use crate::systemd::Inherited;
 
 /// A listening socket for a data thread, and the proxy that its connections belong to at the time.
 #[derive(Debug)]
 pub(super) struct Opened {
     pub socket: std::net::TcpListener,
+    /// Whether the service manager holds it as well.
+    pub shared: bool,
     pub proxies: watch::Receiver<Arc<Proxy>>,
 }
 
@@ -27,6 +32,7 @@ pub(super) struct Binding {
     /// As the configuration has it; the port may be 0.
     asked: SocketAddr,
     address: SocketAddr,
+    shared: bool,
     state: State,
 }
 
@@ -44,19 +50,58 @@ impl Binding {
     }
 
     /// From now on its connections belong to `proxy`.
-    pub fn serve(&mut self, proxy: Arc<Proxy>, threads: &[mpsc::UnboundedSender<Opened>]) {
+    pub fn serve(&mut self, proxy: Arc<Proxy>, threads: &[mpsc::UnboundedSender<ToThread>]) {
         match &mut self.state {
             State::Serving(proxies) => drop(proxies.send_replace(proxy)),
             State::Bound(sockets) => {
                 let (proxies, receiver) = watch::channel(proxy);
                 for (socket, thread) in sockets.drain(..).zip(threads) {
                     // Without a thread the bridge has ended.
-                    let _ = thread.send(Opened { socket, proxies: receiver.clone() });
+                    let (shared, proxies) = (self.shared, receiver.clone());
+                    let _ = thread.send(ToThread::Accept(Opened { socket, shared, proxies }));
                 }
                 self.state = State::Serving(proxies);
             }
         }
     }
+}
+
+/// Has listeners bind what was passed under their names, whatever the file says.
+pub(super) fn bind_as_passed(listeners: &mut [ListenerConfig], passed: &[(String, SocketAddr)]) {
+    for listener in listeners {
+        let own = passed.iter().filter(|(name, _)| *name == listener.name);
+        let own: Vec<_> = own.map(|(_, address)| Bind::Address(*address)).collect();
+        if !own.is_empty() {
+            listener.bind = own;
+        }
+    }
+}
+
+/// The sockets that were passed at the start, each for the listener that asks for its address.
+pub(super) fn adopt(
+    inherited: Vec<Inherited>,
+    listeners: &[ListenerConfig],
+    threads: usize,
+    tcp: &Tcp,
+) -> Result<Vec<Binding>, BuildError> {
+    let mut adopted = Vec::new();
+    for Inherited { name, address, socket } in inherited {
+        let asks = |listener: &&ListenerConfig| {
+            listener.bind.iter().flat_map(|bind| bind.addresses()).any(|asked| asked == address)
+        };
+        let Some(listener) = listeners.iter().find(asks) else {
+            warn!(name, %address, "a socket was passed that is no listener's by name or address");
+            continue;
+        };
+        if !address.ip().is_loopback() && !listener.allow_any && listener.allow.is_empty() {
+            return Err(BuildError::Exposed { listener: listener.name.clone(), address });
+        }
+        let sockets = listener::share(&socket, threads, tcp)
+            .map_err(|source| BuildError::Bind { address, source })?;
+        let (listener, state) = (listener.name.clone(), State::Bound(sockets));
+        adopted.push(Binding { listener, asked: address, address, shared: true, state });
+    }
+    Ok(adopted)
 }
 
 /// Finds or opens the addresses of `listeners`, those of each together, in their order. What is found
@@ -113,7 +158,8 @@ fn bind(
                 Ok((address, sockets)) => {
                     port = Some(address.port());
                     let state = State::Bound(sockets);
-                    own.push(Binding { listener: listener.name.clone(), asked, address, state });
+                    let listener = listener.name.clone();
+                    own.push(Binding { listener, asked, address, shared: false, state });
                 }
                 Err(BuildError::Bind { source, .. }) if port.is_some() && no_ipv6(&source) => {}
                 Err(error) => return Err((error, own)),

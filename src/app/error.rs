@@ -17,6 +17,16 @@ pub enum BuildError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A socket was passed that other hosts can reach, and nobody has said who may connect.
+    #[error(
+        "the socket {address} that was passed would let any host use the gateway of `{listener}`"
+    )]
+    Exposed {
+        /// The listener that it is for.
+        listener: String,
+        /// Where it listens.
+        address: SocketAddr,
+    },
     /// The kernel does not have the congestion control algorithm, or does not allow it.
     #[error("congestion_control is `{name}`, which the kernel refuses")]
     CongestionControl {
@@ -45,6 +55,9 @@ impl BuildError {
             Self::Bind { source, .. } => source,
             Self::CongestionControl { .. } => {
                 return Some("see net.ipv4.tcp_allowed_congestion_control, or set system");
+            }
+            Self::Exposed { .. } => {
+                return Some("set `allow` or allow_any, or a loopback address in the socket unit");
             }
             Self::Token { .. } | Self::EmptyToken(_) => return None,
         };

@@ -32,16 +32,18 @@ use crate::metrics::Metrics;
 use crate::net::listener::Listener;
 use crate::net::socket;
 use crate::proxy::{Limits, Proxy};
+use crate::systemd::{self, Inherited};
 use crate::upstream::Upstream;
 use crate::{log, relay};
-use bindings::{Binding, Opened, bind_all, open};
+use bindings::{Binding, adopt, bind_all, bind_as_passed, open};
+use threads::{ToThread, watch_over};
 
 pub use error::{BuildError, RunError};
 
 /// Time for sessions that were told to close to be gone.
 const CLOSING: Duration = Duration::from_secs(5);
 /// The part of `drain_timeout` in which idle sessions are closed, and how long it is at the most.
-const RETIRING_SHARE: u32 = 5;
+const RETIRING_SHARE: u32 = 3;
 const LONGEST_RETIRING: Duration = Duration::from_secs(5);
 /// Descriptors that are no session's: standard streams, log, admin, resolvers, look-ups.
 const OWN_DESCRIPTORS: usize = 64;
@@ -59,12 +61,14 @@ pub struct App {
     capacity: usize,
     admin_socket: std::net::TcpListener,
     admin_address: SocketAddr,
+    /// Names and addresses of sockets that the service manager passed.
+    passed: Vec<(String, SocketAddr)>,
     /// What is served at the time; the admin endpoint looks at it.
     view: watch::Sender<Arc<View>>,
     bindings: Vec<Binding>,
     /// The way to each data thread, and what they receive before they run.
-    threads: Vec<mpsc::UnboundedSender<Opened>>,
-    receivers: Vec<mpsc::UnboundedReceiver<Opened>>,
+    threads: Vec<mpsc::UnboundedSender<ToThread>>,
+    receivers: Vec<mpsc::UnboundedReceiver<ToThread>>,
     /// How often the threads look at their sessions.
     periods: watch::Sender<Duration>,
     /// The tasks that keep the upstreams resolved, and whose they are.
@@ -82,12 +86,20 @@ pub fn preflight(config: &Config) -> Result<Option<String>, BuildError> {
 }
 
 impl App {
-    /// Binds everything and wires the rooms together; nothing is served yet, but the kernel
-    /// already queues connections.
-    pub fn build(config: Config, drain: Drain, log: log::Control) -> Result<Self, BuildError> {
+    /// Binds everything that was not `inherited` and wires the rooms together; nothing is served
+    /// yet, but the kernel already queues connections.
+    pub fn build(
+        mut config: Config,
+        inherited: Vec<Inherited>,
+        drain: Drain,
+        log: log::Control,
+    ) -> Result<Self, BuildError> {
         let capacity = capacity(raise_file_limit(), config.threads);
         let token = preflight(&config)?;
-        let bound = bind_all(&config.listeners, config.threads, &config.tcp, &mut Vec::new())?;
+        let passed: Vec<_> = inherited.iter().map(|one| (one.name.clone(), one.address)).collect();
+        bind_as_passed(&mut config.listeners, &passed);
+        let mut adopted = adopt(inherited, &config.listeners, config.threads, &config.tcp)?;
+        let bound = bind_all(&config.listeners, config.threads, &config.tcp, &mut adopted)?;
         let (admin_address, mut admin_socket) = open(config.admin, 1, &config.tcp, false)?;
         let (threads, receivers) = (0..config.threads).map(|_| mpsc::unbounded_channel()).unzip();
         let mut app = Self {
@@ -98,6 +110,7 @@ impl App {
             capacity,
             admin_socket: admin_socket.remove(0),
             admin_address,
+            passed,
             view: watch::Sender::default(),
             bindings: Vec::new(),
             threads,
@@ -147,7 +160,7 @@ impl App {
         });
         let admin_socket = self.admin_socket.try_clone().map_err(RunError::Socket)?;
         let admin_socket =
-            Listener::new(admin_socket, &self.config.tcp).map_err(RunError::Socket)?;
+            Listener::new(admin_socket, &self.config.tcp, false).map_err(RunError::Socket)?;
         let mut control = JoinSet::new();
         control.spawn(admin.serve(admin_socket));
         self.resolve();
@@ -155,11 +168,19 @@ impl App {
             threads::start(number, opened, &self.drain, self.periods.subscribe())?;
         }
         info!(max_connections = self.config.max_connections.unwrap_or(self.capacity), "serving");
+        systemd::ready(&self.ready_line());
+        let watched = watch_over(self.threads.clone());
+        tokio::pin!(watched);
         let mut result = Ok(());
         loop {
             tokio::select! {
+                never = &mut watched => match never {},
                 () = self.drain.reached(Phase::Leaving) => break,
-                Some(config) = reloads.recv() => self.reload(config),
+                Some(config) = reloads.recv() => {
+                    systemd::reloading();
+                    self.reload(config);
+                    systemd::ready(&self.ready_line());
+                }
                 Some(ended) = control.join_next() => if is_panic(&ended) {
                     result = self.end_for_a_panic();
                 },
@@ -183,6 +204,7 @@ impl App {
     /// part of `drain_timeout`, what is left when it has passed.
     async fn end(&self) {
         let Config { drain_grace, drain_timeout, .. } = self.config;
+        systemd::stopping("draining");
         if !drain_grace.is_zero() {
             info!(?drain_grace, "not ready any more, still accepting");
             sleep(drain_grace).await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tracing::{error, info, warn};
 
-use super::bindings::{Binding, bind_all};
+use super::bindings::{Binding, bind_all, bind_as_passed};
 use super::{App, BuildError, period, preflight};
 use crate::admin::View;
 use crate::config::{self, Class, Config};
@@ -24,6 +24,7 @@ impl App {
 
     fn adopt(&mut self, mut config: Config) -> Result<(), BuildError> {
         let token = preflight(&config)?;
+        bind_as_passed(&mut config.listeners, &self.passed);
         let changes = config::changes(&self.config, &config);
         let of = |class| {
             let keys = changes.iter().filter(|(_, its)| *its == class).map(|(key, _)| *key);

@@ -65,7 +65,7 @@ impl Stage {
 
         let backends = backends.map(Some);
         dns.set(&gateway.host, &[HOSTS[0].into(), HOSTS[1].into()], TTL);
-        let app = App::build(config, drain, log)?;
+        let app = App::build(config, Vec::new(), drain, log)?;
         // A bridge that was built listens somewhere.
         let bridge = app.listening()[0];
         let admin = app.admin_address();

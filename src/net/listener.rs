@@ -52,6 +52,17 @@ pub fn bind(
     Ok(sockets.into_iter().map(Into::into).collect())
 }
 
+/// Makes `count` handles of a socket that listens already.
+pub fn share(
+    socket: &std::net::TcpListener,
+    count: usize,
+    tcp: &Tcp,
+) -> io::Result<Vec<std::net::TcpListener>> {
+    configure(socket, tcp)?;
+    socket.set_nonblocking(true)?;
+    (0..count).map(|_| socket.try_clone()).collect()
+}
+
 fn open(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
@@ -70,6 +81,8 @@ pub struct Listener {
     socket: TcpListener,
     congestion_control: Option<String>,
     backoff: Duration,
+    /// Whether somebody else holds the socket as well, and with it its queue.
+    shared: bool,
     /// A descriptor that is given up when there is no other, so that who connects then is told.
     spare: Option<File>,
 }
@@ -84,9 +97,11 @@ pub enum Accepted {
 }
 
 impl Listener {
-    /// Takes over a socket of [`bind`], with the same `tcp`.
-    pub fn new(socket: std::net::TcpListener, tcp: &Tcp) -> io::Result<Self> {
+    /// Takes over a socket of [`bind`], with the same `tcp`, or one that is `shared` with whoever
+    /// goes on with its queue.
+    pub fn new(socket: std::net::TcpListener, tcp: &Tcp, shared: bool) -> io::Result<Self> {
         Ok(Self {
+            shared,
             socket: TcpListener::from_std(socket)?,
             congestion_control: tcp.congestion_control.clone(),
             backoff: BACKOFF.0,
@@ -141,10 +156,12 @@ impl Listener {
     ///
     /// Closing a listening socket resets what is queued in it. A connection whose handshake
     /// completes between the last accept and the close is reset all the same: the kernel has no
-    /// call that stops the one without the other.
+    /// call that stops the one without the other. Nothing of a shared socket: closing that resets
+    /// nobody.
     pub fn into_queued(self) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
+        let shared = self.shared;
         // Taken off the reactor: its readiness may lag behind the queue, accept(2) does not.
-        let socket = self.socket.into_std().ok();
+        let socket = self.socket.into_std().ok().filter(|_| !shared);
         let congestion_control = self.congestion_control;
         std::iter::from_fn(move || {
             loop {
@@ -226,7 +243,7 @@ mod tests {
         let socket = bind("127.0.0.1:0".parse().unwrap(), 1, &tcp, false).unwrap().remove(0);
         let address = socket.local_addr().unwrap();
         let _client = std::net::TcpStream::connect(address).unwrap();
-        let accepted = Listener::new(socket, &tcp).unwrap().accept(b"").await;
+        let accepted = Listener::new(socket, &tcp, false).unwrap().accept(b"").await;
         let Accepted::Connection(accepted, _) = accepted else { panic!("{accepted:?}") };
         let accepted = SockRef::from(&accepted);
         assert!(accepted.tcp_congestion().unwrap().starts_with(b"reno"));
@@ -253,10 +270,19 @@ mod tests {
     async fn what_is_queued_is_served_before_the_close() {
         let socket = bind("127.0.0.1:0".parse().unwrap(), 1, &tcp(), false).unwrap().remove(0);
         let address = socket.local_addr().unwrap();
-        let listener = Listener::new(socket, &tcp()).unwrap();
+        let listener = Listener::new(socket, &tcp(), false).unwrap();
         let clients: Vec<_> =
             (0..20).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
         assert_eq!(listener.into_queued().count(), clients.len());
         assert!(std::net::TcpStream::connect(address).is_err());
+    }
+
+    #[tokio::test]
+    async fn the_queue_of_a_shared_socket_is_left_to_the_others() {
+        let socket = bind("127.0.0.1:0".parse().unwrap(), 1, &tcp(), false).unwrap().remove(0);
+        let shared = share(&socket, 1, &tcp()).unwrap().remove(0);
+        let _client = std::net::TcpStream::connect(socket.local_addr().unwrap()).unwrap();
+        assert_eq!(Listener::new(shared, &tcp(), true).unwrap().into_queued().count(), 0);
+        assert!(socket.accept().is_ok());
     }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Output, Stdio};
@@ -45,6 +46,7 @@ pub struct Setup {
     log_is_read: bool,
     descriptors: Option<u32>,
     user: Option<u32>,
+    socket: Option<(String, OwnedFd)>,
 }
 
 impl Bridge {
@@ -264,6 +266,7 @@ impl Setup {
             log_is_read: true,
             descriptors: None,
             user: None,
+            socket: None,
         }
     }
 
@@ -311,6 +314,12 @@ impl Setup {
         self
     }
 
+    /// Passes a listening socket under a name, as a service manager does.
+    pub fn with_socket(mut self, name: &str, socket: &TcpListener) -> Self {
+        self.socket = Some((name.to_owned(), socket.try_clone().unwrap().into()));
+        self
+    }
+
     /// Nobody reads what the bridge writes to its standard error.
     pub fn with_an_unread_log(mut self) -> Self {
         self.log_is_read = false;
@@ -345,12 +354,20 @@ impl Setup {
                     let program = copy.as_ref().unwrap().path().join("tidegate");
                     command_as(user, program.to_str().unwrap())
                 }
+                (None, None) if self.socket.is_some() => {
+                    let mut passing = command("sh");
+                    passing.args(["-c", PASS_AND_RUN, "sh", TIDEGATE]);
+                    passing
+                }
                 (None, None) => command(TIDEGATE),
             },
         };
         command.args(&self.args).stdout(Stdio::piped()).stderr(Stdio::piped());
         without_settings(&mut command);
         command.envs(self.variables);
+        if let Some((name, socket)) = self.socket {
+            command.env("LISTEN_FDNAMES", name).stdin(socket);
+        }
         let mut process = Process::spawn(command);
 
         let log = Arc::new(Mutex::new(Vec::new()));
@@ -391,6 +408,10 @@ const BIND_AND_RUN: &str = r#"
     done
     shift; exec "$@"
 "#;
+
+/// Becomes the rest of the command, with what is its standard input as the one socket of
+/// sd_listen_fds(3).
+const PASS_AND_RUN: &str = r#"export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@" 3<&0 </dev/null"#;
 
 const TIDEGATE: &str = env!("CARGO_BIN_EXE_tidegate");
 
