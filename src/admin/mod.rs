@@ -18,6 +18,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 use tracing::{debug, info};
@@ -50,6 +51,8 @@ pub struct Parts {
     pub log_lines_dropped: Box<dyn Fn() -> u64 + Send + Sync>,
     /// What `POST /drain` begins.
     pub drain: Drain,
+    /// The runtimes of the process.
+    pub runtimes: Vec<Handle>,
     /// What is served.
     pub view: watch::Receiver<Arc<View>>,
     /// Dials every gateway.
@@ -132,7 +135,9 @@ impl Admin {
 
     fn status(&self) -> status::Status {
         let view = self.view();
-        status::Status::of(&self.parts.drain, &view.proxies, &view.upstreams)
+        let runtimes = self.parts.runtimes.iter();
+        let tasks = runtimes.map(|runtime| runtime.metrics().num_alive_tasks()).sum();
+        status::Status::of(&self.parts.drain, &view.proxies, &view.upstreams, tasks)
     }
 
     fn view(&self) -> Arc<View> {

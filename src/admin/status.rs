@@ -15,16 +15,24 @@ use crate::upstream::{self, Upstream};
 pub(super) struct Status {
     version: &'static str,
     pid: u32,
+    /// Tasks alive on all runtimes: sessions, and what the bridge does besides.
+    tasks: usize,
     phase: &'static str,
     listeners: Vec<proxy::Snapshot>,
     upstreams: Vec<upstream::Snapshot>,
 }
 
 impl Status {
-    pub fn of(drain: &Drain, proxies: &[Arc<Proxy>], upstreams: &[Arc<Upstream>]) -> Self {
+    pub fn of(
+        drain: &Drain,
+        proxies: &[Arc<Proxy>],
+        upstreams: &[Arc<Upstream>],
+        tasks: usize,
+    ) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
+            tasks,
             phase: drain.phase().as_str(),
             listeners: proxies.iter().map(|proxy| proxy.snapshot()).collect(),
             upstreams: upstreams.iter().map(|upstream| upstream.snapshot()).collect(),

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
@@ -148,13 +149,16 @@ impl App {
         mut self,
         mut reloads: mpsc::Receiver<Result<Config, String>>,
     ) -> Result<(), RunError> {
+        let mut runtimes = vec![Handle::current()];
+        for (number, inbox) in take(&mut self.receivers).into_iter().enumerate() {
+            runtimes.push(threads::start(number, inbox, &self.drain, self.periods.subscribe())?);
+        }
+        let log = self.log.clone();
         let admin = Admin::new(Parts {
             metrics: self.metrics.clone(),
-            log_lines_dropped: Box::new({
-                let log = self.log.clone();
-                move || log.dropped()
-            }),
+            log_lines_dropped: Box::new(move || log.dropped()),
             drain: self.drain.clone(),
+            runtimes,
             view: self.view.subscribe(),
             deep_check: Box::new(deep_check),
         });
@@ -164,9 +168,6 @@ impl App {
         let mut control = JoinSet::new();
         control.spawn(admin.serve(admin_socket));
         self.resolve();
-        for (number, opened) in take(&mut self.receivers).into_iter().enumerate() {
-            threads::start(number, opened, &self.drain, self.periods.subscribe())?;
-        }
         info!(max_connections = self.config.max_connections.unwrap_or(self.capacity), "serving");
         systemd::ready(&self.ready_line());
         let watched = watch_over(self.threads.clone());

@@ -5,7 +5,7 @@ use std::future::pending;
 use std::thread;
 use std::time::Duration;
 
-use tokio::runtime;
+use tokio::runtime::{self, Handle};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::interval;
@@ -43,7 +43,7 @@ pub(super) async fn watch_over(threads: Vec<mpsc::UnboundedSender<ToThread>>) ->
     }
 }
 
-/// Starts the data thread of that number. It ends after the drain has.
+/// Starts the data thread of that number and returns its runtime. It ends after the drain has.
 ///
 /// Not joined: the drain tells when its sessions are gone.
 pub(super) fn start(
@@ -51,15 +51,16 @@ pub(super) fn start(
     inbox: mpsc::UnboundedReceiver<ToThread>,
     drain: &Drain,
     periods: watch::Receiver<Duration>,
-) -> Result<(), RunError> {
+) -> Result<Handle, RunError> {
     let runtime =
         runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::Thread)?;
+    let handle = runtime.handle().clone();
     let (drain, member) = (drain.clone(), drain.join());
     thread::Builder::new()
         .name(format!("tidegate-{number}"))
         .spawn(move || runtime.block_on(carry(inbox, drain, member, periods)))
         .map_err(RunError::Thread)?;
-    Ok(())
+    Ok(handle)
 }
 
 /// The life of a data thread: accepts until the drain, then sees its sessions off.
