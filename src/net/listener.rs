@@ -1,5 +1,6 @@
 //! Listening sockets, one per data thread and address, and an accept that never fails.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::future::poll_fn;
 use std::io;
@@ -20,6 +21,11 @@ use crate::config::Tcp;
 const BACKLOG: i32 = 4096;
 /// The first and the longest pause after an accept that failed for want of descriptors or memory.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+
+thread_local! {
+    /// A descriptor that is given up when there is no other, so that who connects then is told.
+    static SPARE: Cell<Option<File>> = const { Cell::new(None) };
+}
 
 /// Opens `count` sockets that listen on `address` together. Port 0 picks one port for all.
 ///
@@ -83,8 +89,6 @@ pub struct Listener {
     backoff: Duration,
     /// Whether somebody else holds the socket as well, and with it its queue.
     shared: bool,
-    /// A descriptor that is given up when there is no other, so that who connects then is told.
-    spare: Option<File>,
 }
 
 /// What came of an accept.
@@ -100,12 +104,12 @@ impl Listener {
     /// Takes over a socket of [`bind`], with the same `tcp`, or one that is `shared` with whoever
     /// goes on with its queue.
     pub fn new(socket: std::net::TcpListener, tcp: &Tcp, shared: bool) -> io::Result<Self> {
+        keep_spare();
         Ok(Self {
             shared,
             socket: TcpListener::from_std(socket)?,
             congestion_control: tcp.congestion_control.clone(),
             backoff: BACKOFF.0,
-            spare: spare(),
         })
     }
 
@@ -127,7 +131,7 @@ impl Listener {
                     return Accepted::Connection(stream, peer);
                 }
                 Err(error) if is_of_one_connection(&error) => {}
-                Err(error) if is_out_of_descriptors(&error) && self.spare.take().is_some() => {
+                Err(error) if is_out_of_descriptors(&error) && SPARE.take().is_some() => {
                     // Not awaited: meanwhile it may have left, or another thread has taken it.
                     let accepted = poll_fn(|cx| Poll::Ready(self.socket.poll_accept(cx))).await;
                     let turned_away = match accepted {
@@ -137,13 +141,13 @@ impl Listener {
                         }
                         _ => None,
                     };
-                    self.spare = spare();
+                    keep_spare();
                     if let Some(peer) = turned_away {
                         return Accepted::TurnedAway(peer);
                     }
                 }
                 Err(error) => {
-                    self.spare = self.spare.take().or_else(spare);
+                    keep_spare();
                     warn!(%error, pause = ?self.backoff, "cannot accept");
                     sleep(self.backoff).await;
                     self.backoff = (self.backoff * 2).min(BACKOFF.1);
@@ -188,8 +192,10 @@ fn insist(stream: &impl AsFd, congestion_control: Option<&str>) {
     }
 }
 
-fn spare() -> Option<File> {
-    File::open("/dev/null").ok()
+/// Opens the spare descriptor unless it is open, as far as there is one.
+fn keep_spare() {
+    let spare = SPARE.take().or_else(|| File::open("/dev/null").ok());
+    SPARE.set(spare);
 }
 
 fn is_out_of_descriptors(error: &io::Error) -> bool {

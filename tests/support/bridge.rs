@@ -225,10 +225,10 @@ impl Bridge {
 
     /// Waits until the file descriptors of at least `sessions` sessions are given back.
     ///
-    /// A session thread opens four of its own, and may do so after the bridge has begun to serve; so
+    /// A session thread opens five of its own, and may do so after the bridge has begun to serve; so
     /// some more than `before` prove nothing, but one for each session does.
     pub fn gives_back_its_fds(&self, before: usize, sessions: usize) {
-        let own = 4 * threads().parse::<usize>().unwrap();
+        let own = 2 + 5 * threads().parse::<usize>().unwrap();
         assert!(sessions > own, "too few sessions to tell");
         let name = format!("{before} file descriptors, as before");
         until_it(&name, || self.fds(), |now| *now <= before + own);
