@@ -6,10 +6,8 @@
 
 mod error;
 
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -22,7 +20,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, error, info, warn};
 
 use crate::admin::{Admin, DeepCheck, Parts};
-use crate::config::{Config, Gateway, Listener as ListenerConfig, Protocol, Tcp};
+use crate::config::{Config, Gateway, Listener as ListenerConfig, Protocol, Tcp, read_token};
 use crate::drain::{Drain, Phase};
 use crate::metrics::Metrics;
 use crate::net::listener::{self, Listener};
@@ -57,7 +55,7 @@ pub fn preflight(config: &Config) -> Result<Option<String>, BuildError> {
         socket::try_congestion_control(name)
             .map_err(|source| BuildError::CongestionControl { name: name.clone(), source })?;
     }
-    config.admin_token_file.clone().map(read_token).transpose()
+    Ok(config.admin_token_file.as_deref().map(read_token).transpose()?)
 }
 
 impl App {
@@ -321,14 +319,6 @@ fn deep_check(
             Ok(answers.join("; "))
         })
     })
-}
-
-fn read_token(path: PathBuf) -> Result<String, BuildError> {
-    match fs::read_to_string(&path) {
-        Err(source) => Err(BuildError::Token { path, source }),
-        Ok(text) if text.trim().is_empty() => Err(BuildError::EmptyToken(path)),
-        Ok(text) => Ok(text.trim().to_owned()),
-    }
 }
 
 /// Two descriptors a session: the soft limit of 1,024 that shells set is for select(2).
