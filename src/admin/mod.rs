@@ -22,7 +22,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use crate::drain::Drain;
+use crate::drain::{Drain, Phase};
 use crate::metrics::Metrics;
 use crate::net::listener::Listener;
 use crate::proxy::Proxy;
@@ -156,8 +156,14 @@ impl Admin {
             return reply(StatusCode::FORBIDDEN, TEXT, text);
         }
         info!(%peer, "drain asked for over HTTP");
+        let already = match self.parts.drain.phase() {
+            Phase::Serving => "",
+            Phase::Draining | Phase::Closing => "already ",
+        };
         self.parts.drain.begin();
-        reply(StatusCode::OK, TEXT, "draining\n")
+        let open: i64 = self.parts.proxies.iter().map(|proxy| proxy.snapshot().open).sum();
+        let sessions = if open == 1 { "session is" } else { "sessions are" };
+        reply(StatusCode::OK, TEXT, format!("{already}draining, {open} {sessions} open\n"))
     }
 }
 
