@@ -13,6 +13,7 @@
 //! | 4 | [`upstream`] | a gateway's name, its addresses, a way to one of them |
 //! | 6 | [`proxy`] | one connection's story |
 //! | 7 | [`admin`] | probes, metrics, status, drain over HTTP |
+//! | side | [`control`] | a client of a running bridge's admin endpoint |
 //! | side | [`demo`] | embedded DNS and MySQL servers, and a tour of the bridge on them |
 //! | roof | [`app`], [`cli`], `main` | composition, command line, exit codes |
 //!
@@ -40,6 +41,7 @@ pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod demo;
 pub mod drain;
 pub mod log;

@@ -71,6 +71,26 @@ impl fmt::Display for Chain<'_> {
     }
 }
 
+/// A number of bytes with a binary unit.
+#[derive(Debug)]
+pub struct Bytes(pub u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+        let mut unit = 0;
+        let mut value = self.0 as f64;
+        while value >= 1024.0 && unit + 1 < UNITS.len() {
+            value /= 1024.0;
+            unit += 1;
+        }
+        match unit {
+            0 => write!(f, "{} B", self.0),
+            _ => write!(f, "{value:.1} {}", UNITS[unit]),
+        }
+    }
+}
+
 /// Sends the process's events to stderr. Called once, before the first thread.
 ///
 /// Events of libraries are written from `warn` on; a panic becomes an event as well.
@@ -105,4 +125,17 @@ where
 {
     let colours = io::stderr().is_terminal();
     lines::layer().with_target(false).with_ansi(colours).with_writer(writer).boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Bytes;
+
+    #[test]
+    fn bytes_have_units() {
+        assert_eq!(Bytes(1023).to_string(), "1023 B");
+        assert_eq!(Bytes(1536).to_string(), "1.5 KiB");
+        assert_eq!(Bytes(5 << 40).to_string(), "5.0 TiB");
+        assert_eq!(Bytes(u64::MAX).to_string(), "16777216.0 TiB");
+    }
 }

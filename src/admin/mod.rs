@@ -23,7 +23,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use crate::drain::Drain;
+use crate::drain::{Drain, Phase};
 use crate::metrics::Metrics;
 use crate::net::listener::{Accepted, Listener};
 use crate::proxy::Proxy;
@@ -68,6 +68,13 @@ pub struct View {
     pub upstreams: Vec<Arc<Upstream>>,
     /// The bearer token for state-changing calls from other hosts; `None`: these are refused.
     pub token: Option<String>,
+}
+
+impl View {
+    /// Sessions that are open on all listeners.
+    pub fn open(&self) -> i64 {
+        self.proxies.iter().map(|proxy| proxy.metrics.open.get()).sum()
+    }
 }
 
 /// The endpoint at work.
@@ -175,8 +182,14 @@ impl Admin {
             return reply(StatusCode::FORBIDDEN, TEXT, text);
         }
         info!(%peer, "drain asked for over HTTP");
+        let already = match self.parts.drain.phase() {
+            Phase::Serving => "",
+            Phase::Draining | Phase::Closing => "already ",
+        };
         self.parts.drain.begin();
-        reply(StatusCode::OK, TEXT, "draining\n")
+        let open = self.view().open();
+        let sessions = if open == 1 { "session is" } else { "sessions are" };
+        reply(StatusCode::OK, TEXT, format!("{already}draining, {open} {sessions} open\n"))
     }
 }
 

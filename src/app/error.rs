@@ -2,9 +2,10 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use thiserror::Error;
+
+use crate::config::TokenError;
 
 /// Why a bridge cannot start.
 #[derive(Debug, Error)]
@@ -35,17 +36,9 @@ pub enum BuildError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// The token file cannot be read.
-    #[error("cannot read admin_token_file {}", path.display())]
-    Token {
-        /// The file.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// The token file holds no token.
-    #[error("admin_token_file {} is empty", .0.display())]
-    EmptyToken(PathBuf),
+    /// The admin token is to come from a file that has none.
+    #[error(transparent)]
+    Token(#[from] TokenError),
 }
 
 impl BuildError {
@@ -59,7 +52,7 @@ impl BuildError {
             Self::Exposed { .. } => {
                 return Some("set `allow` or allow_any, or a loopback address in the socket unit");
             }
-            Self::Token { .. } | Self::EmptyToken(_) => return None,
+            Self::Token(_) => return None,
         };
         match source.kind() {
             io::ErrorKind::AddrInUse => {

@@ -12,10 +12,8 @@ mod error;
 mod reload;
 mod threads;
 
-use std::fs;
 use std::mem::take;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +25,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
 use crate::admin::{Admin, DeepCheck, Parts, View};
-use crate::config::{Config, Protocol};
+use crate::config::{Config, Protocol, read_token};
 use crate::drain::{Drain, Phase};
 use crate::metrics::Metrics;
 use crate::net::listener::Listener;
@@ -83,7 +81,7 @@ pub fn preflight(config: &Config) -> Result<Option<String>, BuildError> {
         socket::try_congestion_control(name)
             .map_err(|source| BuildError::CongestionControl { name: name.clone(), source })?;
     }
-    config.admin_token_file.clone().map(read_token).transpose()
+    Ok(config.admin_token_file.as_deref().map(read_token).transpose()?)
 }
 
 impl App {
@@ -227,7 +225,7 @@ impl App {
     }
 
     fn open(&self) -> i64 {
-        self.view.borrow().proxies.iter().map(|proxy| proxy.snapshot().open).sum()
+        self.view.borrow().open()
     }
 }
 
@@ -273,14 +271,6 @@ fn period(config: &Config) -> Duration {
         .any(|listener| !listener.idle_timeout.is_zero() || !listener.max_lifetime.is_zero())
         || config.upstreams.iter().any(|one| !one.close_vanished_after.is_zero());
     relay::period(config.stall_timeout, by_the_second)
-}
-
-fn read_token(path: PathBuf) -> Result<String, BuildError> {
-    match fs::read_to_string(&path) {
-        Err(source) => Err(BuildError::Token { path, source }),
-        Ok(text) if text.trim().is_empty() => Err(BuildError::EmptyToken(path)),
-        Ok(text) => Ok(text.trim().to_owned()),
-    }
 }
 
 /// Two descriptors a session: the soft limit of 1,024 that shells set is for select(2). Returns the

@@ -4,6 +4,7 @@
 //! settings that remember where they were written; `validate` joins them (flags > environment >
 //! file > defaults) into the [`Config`] below. Every room receives its own part of it.
 
+mod access;
 mod classes;
 mod error;
 mod file;
@@ -23,6 +24,7 @@ use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 use tracing::level_filters::LevelFilter;
 
+pub use access::{Access, TokenError, read_token};
 pub use classes::{Class, changes};
 pub use error::ConfigError;
 pub use file::{Overrides, Raw, Source, check_variables};
@@ -245,11 +247,22 @@ pub fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
 
 /// Joins a file's text with flags and environment: flags > environment > file > defaults.
 pub fn load(file: Option<(&str, &str)>, overrides: &Overrides) -> Result<Config, ConfigError> {
-    let file = match file {
-        Some((text, origin)) => file::File::read(text, origin)?,
-        None => file::File::default(),
-    };
-    validate::finish(file, overrides)
+    validate::finish(read(file)?, overrides)
+}
+
+/// Joins what a client of a running bridge has to know, in the same order.
+pub fn load_access(
+    file: Option<(&str, &str)>,
+    overrides: &Overrides,
+) -> Result<Access, ConfigError> {
+    access::finish(read(file)?, overrides)
+}
+
+fn read(file: Option<(&str, &str)>) -> Result<file::File, ConfigError> {
+    match file {
+        Some((text, origin)) => file::File::read(text, origin),
+        None => Ok(file::File::default()),
+    }
 }
 
 impl Config {

@@ -19,7 +19,7 @@ use super::parsers::{
 use super::value::{Bind, Gateway, is_public};
 use super::{Balance, Config, Listener, Log, LogFormat, Pool, Protocol, Splice, Tcp, Upstream};
 
-const DEFAULT_ADMIN: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9400);
+pub(super) const DEFAULT_ADMIN: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9400);
 pub(super) const DEFAULT_BIND: Bind = Bind::Localhost(4000);
 /// The name of the upstream that `run GATEWAY` makes when no file names one.
 pub(super) const UNNAMED_UPSTREAM: &str = "gateway";
@@ -290,9 +290,9 @@ fn check_listener(listener: &Listener, source: Source) -> Result<(), ConfigError
 }
 
 /// A section under the overrides: how one key is looked up.
-struct Keys<'s> {
-    section: &'s mut Section,
-    overrides: &'s Overrides,
+pub(super) struct Keys<'s> {
+    pub section: &'s mut Section,
+    pub overrides: &'s Overrides,
 }
 
 impl Keys<'_> {
@@ -301,7 +301,7 @@ impl Keys<'_> {
         self.overrides.0.get(key).cloned().or(written)
     }
 
-    fn one<T>(
+    pub fn one<T>(
         &mut self,
         key: &'static str,
         parse: impl Fn(&str) -> Result<T, String>,
@@ -310,7 +310,7 @@ impl Keys<'_> {
         Ok(self.optional(key, parse)?.unwrap_or(default))
     }
 
-    fn optional<T>(
+    pub fn optional<T>(
         &mut self,
         key: &'static str,
         parse: impl Fn(&str) -> Result<T, String>,

@@ -459,6 +459,14 @@ pub fn tidegate_in(args: &[&str], environment: &[(&str, &str)]) -> Output {
     output(command)
 }
 
+/// The same in a namespace, with no settings from the environment.
+pub fn tidegate_inside(namespace: &Namespace, args: &[&str]) -> Output {
+    let mut command = namespace.command(TIDEGATE);
+    without_settings(&mut command);
+    command.args(args);
+    output(command)
+}
+
 fn without_settings(command: &mut Command) {
     for (name, _) in
         env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TIDEGATE_"))
