@@ -182,10 +182,7 @@ impl Admin {
             return reply(StatusCode::FORBIDDEN, TEXT, text);
         }
         info!(%peer, "drain asked for over HTTP");
-        let already = match self.parts.drain.phase() {
-            Phase::Serving => "",
-            Phase::Draining | Phase::Closing => "already ",
-        };
+        let already = if self.parts.drain.phase() == Phase::Serving { "" } else { "already " };
         self.parts.drain.begin();
         let open = self.view().open();
         let sessions = if open == 1 { "session is" } else { "sessions are" };
