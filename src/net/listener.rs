@@ -206,8 +206,9 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
 fn turn_away(stream: TcpStream, last_word: &[u8]) {
     match last_word {
         [] => reset(stream),
-        // A peer that is gone already need not be told.
-        _ => drop(stream.try_write(last_word)),
+        // Past the reactor, which does not know yet that the socket takes bytes. A peer that is gone
+        // already need not be told.
+        _ => drop(SockRef::from(&stream).send(last_word)),
     }
 }
 
