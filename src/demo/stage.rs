@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::backend::Backend;
@@ -11,6 +12,7 @@ use super::{DemoError, DemoOptions};
 use crate::app::{App, RunError};
 use crate::config::{Bind, Gateway};
 use crate::drain::Drain;
+use crate::log;
 use crate::net::address::Address;
 
 /// TTL of the gateway's addresses, in seconds.
@@ -42,7 +44,7 @@ impl Stage {
     pub async fn set(
         options: DemoOptions,
         drain: Drain,
-        log_lines_dropped: impl Fn() -> u64 + Send + Sync + 'static,
+        log: log::Control,
     ) -> Result<Self, DemoError> {
         let part = |part| move |source| DemoError::Part { part, source };
         let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -64,14 +66,14 @@ impl Stage {
 
         let backends = backends.map(Some);
         dns.set(&gateway.host, &[HOSTS[0].into(), HOSTS[1].into()], TTL);
-        let app = App::build(config, drain, log_lines_dropped)?;
+        let app = App::build(config, Vec::new(), drain, log)?;
         let tcp = |address: &Address| match address {
             Address::Tcp(address) => Some(*address),
             Address::Unix(_) => None,
         };
         let bridge = app.listening().iter().find_map(tcp).expect("config/demo.toml binds a port");
         let admin = app.admin_address();
-        let serving = tokio::spawn(app.run());
+        let serving = tokio::spawn(app.run(mpsc::channel(1).1));
         Ok(Self { dns, backends, gateway, bridge, admin, serving })
     }
 

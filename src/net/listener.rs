@@ -1,8 +1,12 @@
 //! Listening sockets, one per data thread and address, and an accept that never fails.
 
+use std::cell::Cell;
+use std::fs::File;
+use std::future::poll_fn;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Type};
@@ -21,13 +25,25 @@ pub(super) const BACKLOG: i32 = 4096;
 /// The first and the longest pause after an accept that failed for want of descriptors or memory.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
+thread_local! {
+    /// A descriptor that is given up when there is no other, so that who connects then is told.
+    static SPARE: Cell<Option<File>> = const { Cell::new(None) };
+}
+
 /// Opens `count` sockets that listen on `address` together. Port 0 picks one port for all.
 ///
 /// The first is bound without `SO_REUSEPORT`, so that a port that another process holds is refused
 /// even when that process allows sharing; then sharing is switched on and the others join.
-/// `tcp` are the options of the connections.
-pub fn bind(address: SocketAddr, count: usize, tcp: &Tcp) -> io::Result<(SocketAddr, Vec<Socket>)> {
+/// `tcp` are the options of the connections. `beside_own`: this process holds the port already, by
+/// another address that covers this one or is covered by it.
+pub fn bind(
+    address: SocketAddr,
+    count: usize,
+    tcp: &Tcp,
+    beside_own: bool,
+) -> io::Result<(SocketAddr, Vec<Socket>)> {
     let first = open(address)?;
+    first.set_reuse_port(beside_own)?;
     first.bind(&address.into())?;
     first.set_reuse_port(true)?;
     let bound = first.local_addr()?;
@@ -44,6 +60,13 @@ pub fn bind(address: SocketAddr, count: usize, tcp: &Tcp) -> io::Result<(SocketA
         socket.listen(BACKLOG)?;
     }
     Ok((address, sockets.into_iter().map(|socket| Socket::Tcp(socket.into())).collect()))
+}
+
+/// Makes `count` handles of a socket that listens already.
+pub fn share(socket: &std::net::TcpListener, count: usize, tcp: &Tcp) -> io::Result<Vec<Socket>> {
+    configure(socket, tcp)?;
+    socket.set_nonblocking(true)?;
+    (0..count).map(|_| socket.try_clone().map(Socket::Tcp)).collect()
 }
 
 fn open(address: SocketAddr) -> io::Result<socket2::Socket> {
@@ -70,6 +93,14 @@ pub enum Socket {
 }
 
 impl Socket {
+    /// Another handle on it.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(socket) => Self::Tcp(socket.try_clone()?),
+            Self::Unix(socket, file) => Self::Unix(socket.try_clone()?, file.clone()),
+        })
+    }
+
     /// A connection that waits, if there is one.
     fn accept(&self) -> io::Result<(Stream, Peer)> {
         match self {
@@ -93,6 +124,17 @@ pub struct Listener {
     socket: Serving,
     congestion_control: Option<String>,
     backoff: Duration,
+    /// Whether somebody else holds the socket as well, and with it its queue.
+    shared: bool,
+}
+
+/// What came of an accept.
+#[derive(Debug)]
+pub enum Accepted {
+    /// A connection.
+    Connection(Stream, Peer),
+    /// One that this process has no descriptor for. It has been closed.
+    TurnedAway(Peer),
 }
 
 /// As [`Socket`].
@@ -102,10 +144,26 @@ enum Serving {
     Unix(UnixListener, Arc<SocketFile>),
 }
 
+impl Serving {
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, Peer)>> {
+        match self {
+            Self::Tcp(socket) => {
+                socket.poll_accept(cx).map_ok(|(stream, peer)| (stream.into(), Peer::Tcp(peer)))
+            }
+            Self::Unix(socket, _) => {
+                socket.poll_accept(cx).map(|done| done.and_then(|(stream, _)| from_process(stream)))
+            }
+        }
+    }
+}
+
 impl Listener {
-    /// Takes over a socket, which was bound with the same `tcp`.
-    pub fn new(socket: Socket, tcp: &Tcp) -> io::Result<Self> {
+    /// Takes over a socket, which was bound with the same `tcp`, or one that is `shared` with
+    /// whoever goes on with its queue.
+    pub fn new(socket: Socket, tcp: &Tcp, shared: bool) -> io::Result<Self> {
+        keep_spare();
         Ok(Self {
+            shared,
             socket: match socket {
                 Socket::Tcp(socket) => Serving::Tcp(TcpListener::from_std(socket)?),
                 Socket::Unix(socket, file) => Serving::Unix(UnixListener::from_std(socket)?, file),
@@ -115,9 +173,19 @@ impl Listener {
         })
     }
 
-    /// The next connection. Errors of one connection are passed over; a lack of descriptors or
-    /// memory is waited out with growing pauses.
-    pub async fn accept(&mut self) -> (Stream, Peer) {
+    /// Gives the connections to come these options.
+    pub fn configure(&mut self, tcp: &Tcp) -> io::Result<()> {
+        self.congestion_control = tcp.congestion_control.clone();
+        match &self.socket {
+            Serving::Tcp(socket) => configure(socket, tcp),
+            Serving::Unix(..) => Ok(()),
+        }
+    }
+
+    /// The next connection. Errors of one connection are passed over; a lack of memory is waited out
+    /// with growing pauses. Where descriptors lack, the connection gets `last_word` and is closed;
+    /// without a word it is reset.
+    pub async fn accept(&mut self, last_word: &[u8]) -> Accepted {
         loop {
             let accepted = match &self.socket {
                 Serving::Tcp(socket) => {
@@ -132,10 +200,26 @@ impl Listener {
                 Ok((stream, peer)) => {
                     self.backoff = BACKOFF.0;
                     insist(&stream, self.congestion_control.as_deref());
-                    return (stream, peer);
+                    return Accepted::Connection(stream, peer);
                 }
                 Err(error) if is_of_one_connection(&error) => {}
+                Err(error) if is_out_of_descriptors(&error) && SPARE.take().is_some() => {
+                    // Not awaited: meanwhile it may have left, or another thread has taken it.
+                    let accepted = poll_fn(|cx| Poll::Ready(self.socket.poll_accept(cx))).await;
+                    let turned_away = match accepted {
+                        Poll::Ready(Ok((stream, peer))) => {
+                            turn_away(stream, last_word);
+                            Some(peer)
+                        }
+                        _ => None,
+                    };
+                    keep_spare();
+                    if let Some(peer) = turned_away {
+                        return Accepted::TurnedAway(peer);
+                    }
+                }
                 Err(error) => {
+                    keep_spare();
                     warn!(%error, pause = ?self.backoff, "cannot accept");
                     sleep(self.backoff).await;
                     self.backoff = (self.backoff * 2).min(BACKOFF.1);
@@ -148,8 +232,10 @@ impl Listener {
     ///
     /// Closing a listening socket resets what is queued in it. A TCP connection whose handshake
     /// completes between the last accept and the close is reset all the same: the kernel has no
-    /// call that stops the one without the other. For a Unix socket it has one.
+    /// call that stops the one without the other. For a Unix socket it has one. Nothing of a shared
+    /// socket: closing that resets nobody.
     pub fn into_queued(self) -> impl Iterator<Item = (Stream, Peer)> {
+        let shared = self.shared;
         // Taken off the reactor: its readiness may lag behind the queue, accept(2) does not.
         let socket = match self.socket {
             Serving::Tcp(socket) => socket.into_std().map(Socket::Tcp),
@@ -159,7 +245,7 @@ impl Listener {
                 socket.into_std().map(|socket| Socket::Unix(socket, file))
             }
         };
-        let socket = socket.ok();
+        let socket = socket.ok().filter(|_| !shared);
         let congestion_control = self.congestion_control;
         std::iter::from_fn(move || {
             loop {
@@ -191,6 +277,26 @@ fn insist(stream: &Stream, congestion_control: Option<&str>) {
     }
 }
 
+/// Opens the spare descriptor unless it is open, as far as there is one.
+fn keep_spare() {
+    let spare = SPARE.take().or_else(|| File::open("/dev/null").ok());
+    SPARE.set(spare);
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
+/// Says what there is to say, without waiting: the buffer of a new connection is empty.
+fn turn_away(stream: Stream, last_word: &[u8]) {
+    match last_word {
+        [] => stream.reset_on_close(),
+        // Past the reactor, which does not know yet that the socket takes bytes. A peer that is gone
+        // already need not be told.
+        _ => drop(SockRef::from(&stream).send(last_word)),
+    }
+}
+
 /// accept(2): errors of the connection itself are delivered by accept on Linux.
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
@@ -213,22 +319,23 @@ mod tests {
 
     #[test]
     fn a_taken_port_is_refused_and_port_0_is_one_port_for_all() {
-        let (address, sockets) = bind("127.0.0.1:0".parse().unwrap(), 3, &tcp()).unwrap();
+        let (address, sockets) = bind("127.0.0.1:0".parse().unwrap(), 3, &tcp(), false).unwrap();
         let local = |socket: &Socket| match socket {
             Socket::Tcp(socket) => socket.local_addr().unwrap(),
             Socket::Unix(..) => panic!("{socket:?}"),
         };
         assert_eq!(sockets.iter().map(local).collect::<Vec<_>>(), vec![address; 3]);
-        assert_eq!(bind(address, 1, &tcp()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(bind(address, 1, &tcp(), false).unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }
 
     #[tokio::test]
     async fn connections_have_the_options_of_the_listening_socket() {
         let congestion_control = Some("reno".to_owned());
         let tcp = Tcp { user_timeout: Duration::from_secs(7), congestion_control, ..tcp() };
-        let (address, mut sockets) = bind("127.0.0.1:0".parse().unwrap(), 1, &tcp).unwrap();
+        let (address, mut sockets) = bind("127.0.0.1:0".parse().unwrap(), 1, &tcp, false).unwrap();
         let _client = std::net::TcpStream::connect(address).unwrap();
-        let (accepted, _) = Listener::new(sockets.remove(0), &tcp).unwrap().accept().await;
+        let accepted = Listener::new(sockets.remove(0), &tcp, false).unwrap().accept(b"").await;
+        let Accepted::Connection(accepted, _) = accepted else { panic!("{accepted:?}") };
         let accepted = SockRef::from(&accepted);
         assert!(accepted.tcp_congestion().unwrap().starts_with(b"reno"));
         assert!(accepted.tcp_nodelay().unwrap() && accepted.keepalive().unwrap());
@@ -238,17 +345,37 @@ mod tests {
         assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(tcp.user_timeout));
     }
 
+    #[test]
+    fn an_address_that_covers_an_own_one_can_be_bound_beside_it() {
+        let (own, _sockets) = bind("127.0.0.1:0".parse().unwrap(), 1, &tcp(), false).unwrap();
+        let all = SocketAddr::from(([0, 0, 0, 0], own.port()));
+        assert_eq!(bind(all, 1, &tcp(), false).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(bind(all, 1, &tcp(), true).unwrap().0, all);
+    }
+
     fn tcp() -> Tcp {
         crate::config::parse("[upstream.a]\ngateway = \"a\"\n", "test").unwrap().tcp
     }
 
     #[tokio::test]
     async fn what_is_queued_is_served_before_the_close() {
-        let (address, mut sockets) = bind("127.0.0.1:0".parse().unwrap(), 1, &tcp()).unwrap();
-        let listener = Listener::new(sockets.remove(0), &tcp()).unwrap();
+        let (address, mut sockets) =
+            bind("127.0.0.1:0".parse().unwrap(), 1, &tcp(), false).unwrap();
+        let listener = Listener::new(sockets.remove(0), &tcp(), false).unwrap();
         let clients: Vec<_> =
             (0..20).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
         assert_eq!(listener.into_queued().count(), clients.len());
         assert!(std::net::TcpStream::connect(address).is_err());
+    }
+
+    #[tokio::test]
+    async fn the_queue_of_a_shared_socket_is_left_to_the_others() {
+        let (address, mut sockets) =
+            bind("127.0.0.1:0".parse().unwrap(), 1, &tcp(), false).unwrap();
+        let Socket::Tcp(socket) = sockets.remove(0) else { panic!("not TCP") };
+        let shared = share(&socket, 1, &tcp()).unwrap().remove(0);
+        let _client = std::net::TcpStream::connect(address).unwrap();
+        assert_eq!(Listener::new(shared, &tcp(), true).unwrap().into_queued().count(), 0);
+        assert!(socket.accept().is_ok());
     }
 }
