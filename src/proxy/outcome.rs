@@ -1,6 +1,6 @@
 //! The account of one connection: written once, when it ends, however it ends.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::info;
 
 use super::Proxy;
+use super::limits::Permit;
 use crate::relay::{End, Reason, Side};
 use crate::upstream::{Endpoint, InUse};
 
@@ -20,6 +21,7 @@ pub(super) struct Outcome {
     id: u64,
     client: SocketAddr,
     accepted: Instant,
+    permit: Option<Permit>,
     in_use: Option<InUse>,
     connected: Option<Instant>,
     side: Side,
@@ -40,6 +42,7 @@ impl Outcome {
             id,
             client,
             accepted,
+            permit: None,
             in_use: None,
             connected: None,
             side: Side::Tidegate,
@@ -52,6 +55,16 @@ impl Outcome {
             _member: proxy.drain.join(),
             proxy,
         }
+    }
+
+    /// It is let in: from now on it counts for the limits.
+    pub fn admitted(&mut self, permit: Permit) {
+        self.permit = Some(permit);
+    }
+
+    /// The address that it counts for.
+    pub fn source(&self) -> IpAddr {
+        self.client.ip()
     }
 
     /// An upstream connection is in hand; from now on it counts for its endpoint.
@@ -77,6 +90,12 @@ impl Outcome {
     pub fn refused(&mut self, side: Side, reason: &'static str, error: &str) {
         self.ended(side, reason);
         self.error = Some(error.into());
+    }
+
+    /// The connection was turned away, and this is what its client was told.
+    pub fn rejected(&mut self, reason: &'static str, error: &str) {
+        self.proxy.metrics.rejected(reason);
+        self.refused(Side::Tidegate, reason, error);
     }
 
     /// The relay ended; returns why.
@@ -131,6 +150,7 @@ mod tests {
     use crate::config::{self, Config};
     use crate::drain::Drain;
     use crate::metrics::Metrics;
+    use crate::proxy::Limits;
     use crate::upstream::Upstream;
 
     #[tokio::test]
@@ -156,13 +176,16 @@ mod tests {
         let Config { tcp, stall_timeout, splice, mut listeners, mut upstreams, .. } =
             config::parse(text, "test").unwrap();
         let handles = metrics.upstream("gw");
-        let upstream = Upstream::new(upstreams.remove(0), tcp, handles, drain.clone());
+        let upstream =
+            Upstream::new(upstreams.remove(0), tcp.clone(), Vec::new(), handles, drain.clone());
         Arc::new(Proxy {
             config: listeners.remove(0),
             addresses: Vec::new(),
             stall_timeout,
             splice,
+            tcp,
             upstream: Arc::new(upstream),
+            gate: Limits::new(1).gate("app"),
             metrics: metrics.listener("app", "off"),
             drain: drain.clone(),
         })

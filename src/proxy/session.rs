@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use super::Proxy;
 use super::outcome::Outcome;
 use crate::config::Protocol;
 use crate::drain::Phase;
@@ -96,20 +97,9 @@ async fn open(client: TcpStream, outcome: &mut Outcome) -> Option<(TcpStream, Tc
     let protocol = proxy.config.protocol;
     let (code, message) = tokio::select! {
         biased;
-        result = proxy.upstream.connect(protocol) => match result {
-            Ok(connected) => {
-                outcome.connected(connected.in_use);
-                return Some((client, connected.stream));
-            }
-            Err(error) => {
-                let message = error.to_string();
-                let (side, reason) = match error.is_local() {
-                    true => (Side::Tidegate, "local"),
-                    false => (Side::Upstream, Reason::Unreachable.as_str()),
-                };
-                outcome.refused(side, reason, &message);
-                (ErrorCode::Unreachable, message)
-            }
+        result = connect(&proxy, outcome) => match result {
+            Ok(upstream) => return Some((client, upstream)),
+            Err(told) => told,
         },
         reason = left(&client, protocol) => {
             outcome.ended(Side::Client, reason.as_str());
@@ -122,6 +112,33 @@ async fn open(client: TcpStream, outcome: &mut Outcome) -> Option<(TcpStream, Tc
     };
     refuse(client, protocol, code, &message).await;
     None
+}
+
+/// An upstream connection for a client that may have one, or what the client is told.
+async fn connect(proxy: &Proxy, outcome: &mut Outcome) -> Result<TcpStream, (ErrorCode, String)> {
+    match proxy.gate.admit(&proxy.config, Some(outcome.source())).await {
+        Ok(permit) => outcome.admitted(permit),
+        Err(refusal) => {
+            let message = refusal.to_string();
+            outcome.rejected(refusal.as_str(), &message);
+            return Err((refusal.code(), message));
+        }
+    }
+    match proxy.upstream.connect(proxy.config.protocol).await {
+        Ok(connected) => {
+            outcome.connected(connected.in_use);
+            Ok(connected.stream)
+        }
+        Err(error) => {
+            let message = error.to_string();
+            let (side, reason) = match error.is_local() {
+                true => (Side::Tidegate, "local"),
+                false => (Side::Upstream, Reason::Unreachable.as_str()),
+            };
+            outcome.refused(side, reason, &message);
+            Err((ErrorCode::Unreachable, message))
+        }
+    }
 }
 
 /// Returns when the client has gone while nothing was sent to it.
