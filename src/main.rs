@@ -123,7 +123,7 @@ fn serve(config: Config) -> Result<(), Failure> {
     control_runtime()?.block_on(async {
         let drain = Drain::new();
         let signals = Signals::install().map_err(Failure::running)?;
-        let app = App::build(config, drain.clone(), logs.dropped())
+        let app = App::build(config, drain.clone(), &logs)
             .map_err(|error| Failure::building(&error, FAILED))?;
         say(&format!("{}\n", app.ready_line()))?;
         tokio::select! {
@@ -138,7 +138,7 @@ fn serve(config: Config) -> Result<(), Failure> {
 fn show(demo: &Demo) -> Result<(), Failure> {
     let logs = log::init(&demo::config()?.log);
     let options = DemoOptions { once: demo.once };
-    control_runtime()?.block_on(demo::run(options, logs.dropped())).map_err(Failure::running)
+    control_runtime()?.block_on(demo::run(options, &logs)).map_err(Failure::running)
 }
 
 fn say(text: &str) -> Result<(), Failure> {

@@ -24,10 +24,11 @@ use tracing::{debug, error, info, warn};
 use crate::admin::{Admin, DeepCheck, Parts};
 use crate::config::{Config, Gateway, Listener as ListenerConfig, Protocol, Tcp};
 use crate::drain::{Drain, Phase};
+use crate::log::{Logs, Repeats};
 use crate::metrics::Metrics;
 use crate::net::listener::{self, Listener};
 use crate::net::socket;
-use crate::proxy::Proxy;
+use crate::proxy::{Proxy, Unserved};
 use crate::relay;
 use crate::upstream::Upstream;
 
@@ -40,6 +41,7 @@ const CLOSING: Duration = Duration::from_secs(5);
 pub struct App {
     config: Config,
     drain: Drain,
+    repeats: Repeats,
     admin: Admin,
     admin_socket: std::net::TcpListener,
     admin_address: SocketAddr,
@@ -62,12 +64,8 @@ pub fn preflight(config: &Config) -> Result<Option<String>, BuildError> {
 
 impl App {
     /// Binds everything and wires the rooms together; nothing is served yet, but the kernel
-    /// already queues connections. `log_lines_dropped` feeds a metric.
-    pub fn build(
-        config: Config,
-        drain: Drain,
-        log_lines_dropped: impl Fn() -> u64 + Send + Sync + 'static,
-    ) -> Result<Self, BuildError> {
+    /// already queues connections.
+    pub fn build(config: Config, drain: Drain, logs: &Logs) -> Result<Self, BuildError> {
         raise_file_limit();
         let token = preflight(&config)?;
         let metrics = Arc::new(Metrics::new());
@@ -81,6 +79,7 @@ impl App {
                     config.tcp.clone(),
                     handles,
                     drain.clone(),
+                    logs.repeats(),
                 ))
             })
             .collect();
@@ -103,6 +102,7 @@ impl App {
                 splice: config.splice,
                 upstream: upstream.clone(),
                 metrics: metrics.listener(&listener.name, listener.pool.as_str()),
+                unserved: Unserved::new(&listener.name, logs.repeats()),
                 drain: drain.clone(),
             });
             for (thread, socket) in
@@ -116,7 +116,7 @@ impl App {
         let (admin_address, mut admin_socket) = bind(config.admin, 1, &config.tcp)?;
         let admin = Admin::new(Parts {
             metrics,
-            log_lines_dropped: Box::new(log_lines_dropped),
+            log_lines_dropped: Box::new(logs.dropped()),
             drain: drain.clone(),
             proxies: proxies.clone(),
             upstreams: upstreams.clone(),
@@ -133,6 +133,7 @@ impl App {
             admin_address,
             config,
             drain,
+            repeats: logs.repeats().clone(),
             proxies,
             upstreams,
             addresses,
@@ -157,10 +158,13 @@ impl App {
 
     /// Serves until the drain has begun and everybody is gone.
     pub async fn run(self) -> Result<(), RunError> {
-        let admin_socket =
-            Listener::new(self.admin_socket, &self.config.tcp).map_err(RunError::Socket)?;
+        let name = self.admin_address.to_string();
+        let admin_socket = Listener::new(&name, self.admin_socket, &self.config.tcp, &self.repeats)
+            .map_err(RunError::Socket)?;
         let mut control = JoinSet::new();
         control.spawn(self.admin.serve(admin_socket));
+        let repeats = self.repeats.clone();
+        control.spawn(async move { repeats.keep_telling().await });
         let nameservers: Arc<[SocketAddr]> = self.config.nameservers.into();
         for upstream in self.upstreams {
             let nameservers = nameservers.clone();
@@ -177,11 +181,12 @@ impl App {
                 .map_err(RunError::Thread)?;
             let member = self.drain.join();
             let (drain, tcp) = (self.drain.clone(), self.config.tcp.clone());
+            let repeats = self.repeats.clone();
             let watch = relay::look_after(drain.clone(), self.config.stall_timeout, by_the_second);
             // Not joined: `drain.empty()` below tells when its sessions are gone.
             thread::Builder::new()
                 .name(format!("tidegate-{number}"))
-                .spawn(move || runtime.block_on(carry(sockets, tcp, drain, member, watch)))
+                .spawn(move || runtime.block_on(carry(sockets, tcp, repeats, drain, member, watch)))
                 .map_err(RunError::Thread)?;
         }
         let mut result = Ok(());
@@ -215,6 +220,7 @@ impl App {
 async fn carry(
     sockets: Vec<(Arc<Proxy>, std::net::TcpListener)>,
     tcp: Tcp,
+    repeats: Repeats,
     drain: Drain,
     member: TaskTrackerToken,
     watch: impl Future<Output = ()> + Send + 'static,
@@ -222,7 +228,7 @@ async fn carry(
     let watch = tokio::spawn(watch);
     let mut accepting = JoinSet::new();
     for (proxy, socket) in sockets {
-        match Listener::new(socket, &tcp) {
+        match Listener::new(&proxy.config.name, socket, &tcp, &repeats) {
             // A task of its own: a future inside block_on is polled at every wake-up.
             Ok(listener) => drop(accepting.spawn(proxy.serve(listener))),
             Err(error) => error!(%error, "cannot use a listening socket"),

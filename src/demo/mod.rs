@@ -32,6 +32,7 @@ use tokio::task::JoinError;
 use crate::app::{BuildError, RunError};
 use crate::config::{self, Config, ConfigError};
 use crate::drain::{Drain, Phase, Signals};
+use crate::log::Logs;
 use stage::Stage;
 
 /// How the demo is run.
@@ -89,15 +90,12 @@ pub fn config() -> Result<Config, ConfigError> {
 
 /// Tells the story on stdout; without `once` it then serves until SIGINT or SIGTERM.
 ///
-/// Runs on the control runtime; `log_lines_dropped` feeds the bridge's metric of that name.
-pub async fn run(
-    options: DemoOptions,
-    log_lines_dropped: impl Fn() -> u64 + Send + Sync + 'static,
-) -> Result<(), DemoError> {
+/// Runs on the control runtime.
+pub async fn run(options: DemoOptions, logs: &Logs) -> Result<(), DemoError> {
     let drain = Drain::new();
     let signals =
         Signals::install().map_err(|source| DemoError::Part { part: "signal handlers", source })?;
-    let stage = Stage::set(options, drain.clone(), log_lines_dropped).await?;
+    let stage = Stage::set(options, drain.clone(), logs).await?;
     tokio::select! {
         ended = tell(options, stage, &drain) => ended,
         () = signals.watch(&drain) => Err(DemoError::Interrupted),

@@ -11,6 +11,7 @@ use super::{DemoError, DemoOptions};
 use crate::app::{App, RunError};
 use crate::config::{Bind, Gateway};
 use crate::drain::Drain;
+use crate::log::Logs;
 
 /// TTL of the gateway's addresses, in seconds.
 pub const TTL: u32 = 1;
@@ -38,11 +39,7 @@ pub struct Stage {
 
 impl Stage {
     /// Starts every part on the current runtime.
-    pub async fn set(
-        options: DemoOptions,
-        drain: Drain,
-        log_lines_dropped: impl Fn() -> u64 + Send + Sync + 'static,
-    ) -> Result<Self, DemoError> {
+    pub async fn set(options: DemoOptions, drain: Drain, logs: &Logs) -> Result<Self, DemoError> {
         let part = |part| move |source| DemoError::Part { part, source };
         let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let dns = DnsServer::start(any_port).map_err(part("DNS server"))?;
@@ -63,7 +60,7 @@ impl Stage {
 
         let backends = backends.map(Some);
         dns.set(&gateway.host, &[HOSTS[0].into(), HOSTS[1].into()], TTL);
-        let app = App::build(config, drain, log_lines_dropped)?;
+        let app = App::build(config, drain, logs)?;
         // A bridge that was built listens somewhere.
         let bridge = app.listening()[0];
         let admin = app.admin_address();

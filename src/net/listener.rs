@@ -3,15 +3,17 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
-use tracing::warn;
+use tracing::{Level, warn};
 
 use super::socket::configure;
 use crate::config::Tcp;
+use crate::log::{Kind, Labels, Repeats};
 
 /// Connections that may wait in the kernel; `net.core.somaxconn` caps it.
 const BACKLOG: i32 = 4096;
@@ -61,15 +63,25 @@ fn open(address: SocketAddr) -> io::Result<Socket> {
 /// One listening socket on the current runtime.
 #[derive(Debug)]
 pub struct Listener {
+    name: String,
     socket: TcpListener,
     congestion_control: Option<String>,
+    cannot_accept: Arc<Kind>,
     backoff: Duration,
 }
 
 impl Listener {
-    /// Takes over a socket of [`bind`], with the same `tcp`.
-    pub fn new(socket: std::net::TcpListener, tcp: &Tcp) -> io::Result<Self> {
+    /// Takes over a socket of [`bind`], with the same `tcp`. `name` is for the log.
+    pub fn new(
+        name: &str,
+        socket: std::net::TcpListener,
+        tcp: &Tcp,
+        repeats: &Repeats,
+    ) -> io::Result<Self> {
+        let labels = Labels { listener: Some(name.to_owned()), ..Labels::default() };
         Ok(Self {
+            name: name.to_owned(),
+            cannot_accept: repeats.kind(Level::WARN, "cannot accept", labels),
             socket: TcpListener::from_std(socket)?,
             congestion_control: tcp.congestion_control.clone(),
             backoff: BACKOFF.0,
@@ -88,7 +100,10 @@ impl Listener {
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
-                    warn!(%error, pause = ?self.backoff, "cannot accept");
+                    if self.cannot_accept.admit() {
+                        let (listener, pause) = (&*self.name, self.backoff);
+                        warn!(listener, %error, ?pause, "cannot accept");
+                    }
                     sleep(self.backoff).await;
                     self.backoff = (self.backoff * 2).min(BACKOFF.1);
                 }
@@ -165,7 +180,7 @@ mod tests {
         let socket = bind("127.0.0.1:0".parse().unwrap(), 1, &tcp).unwrap().remove(0);
         let address = socket.local_addr().unwrap();
         let _client = std::net::TcpStream::connect(address).unwrap();
-        let (accepted, _) = Listener::new(socket, &tcp).unwrap().accept().await;
+        let (accepted, _) = listener(socket, &tcp).accept().await;
         let accepted = SockRef::from(&accepted);
         assert!(accepted.tcp_congestion().unwrap().starts_with(b"reno"));
         assert!(accepted.tcp_nodelay().unwrap() && accepted.keepalive().unwrap());
@@ -173,6 +188,10 @@ mod tests {
         assert_eq!(accepted.tcp_keepalive_interval().unwrap(), tcp.keepalive_interval);
         assert_eq!(accepted.tcp_keepalive_retries().unwrap(), tcp.keepalive_count);
         assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(tcp.user_timeout));
+    }
+
+    fn listener(socket: std::net::TcpListener, tcp: &Tcp) -> Listener {
+        Listener::new("test", socket, tcp, &Repeats::default()).unwrap()
     }
 
     fn tcp() -> Tcp {
@@ -183,7 +202,7 @@ mod tests {
     async fn what_is_queued_is_served_before_the_close() {
         let socket = bind("127.0.0.1:0".parse().unwrap(), 1, &tcp()).unwrap().remove(0);
         let address = socket.local_addr().unwrap();
-        let listener = Listener::new(socket, &tcp()).unwrap();
+        let listener = listener(socket, &tcp());
         let clients: Vec<_> =
             (0..20).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
         assert_eq!(listener.into_queued().count(), clients.len());

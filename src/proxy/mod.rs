@@ -2,6 +2,7 @@
 
 mod outcome;
 mod session;
+mod unserved;
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -18,6 +19,8 @@ use crate::metrics::ListenerMetrics;
 use crate::net::listener::Listener;
 use crate::upstream::Upstream;
 use outcome::Outcome;
+
+pub use unserved::Unserved;
 
 /// The process-wide number of the next session.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -37,6 +40,8 @@ pub struct Proxy {
     pub upstream: Arc<Upstream>,
     /// Its handles.
     pub metrics: ListenerMetrics,
+    /// What it logs of connections that it cannot serve.
+    pub unserved: Unserved,
     /// What ends it.
     pub drain: Drain,
 }

@@ -13,7 +13,8 @@ use super::Proxy;
 use crate::relay::{End, Reason, Side};
 use crate::upstream::{Endpoint, InUse};
 
-/// What is known of a connection so far. Dropping it writes the close record and the metrics.
+/// What is known of a connection so far. Dropping it writes the close record and the metrics; of
+/// connections for which there was no upstream, the records of a storm are counted instead.
 #[derive(Debug)]
 pub(super) struct Outcome {
     pub proxy: Arc<Proxy>,
@@ -99,6 +100,10 @@ impl Drop for Outcome {
         metrics.open.dec();
         metrics.lifetime.observe(lifetime.as_secs_f64());
         metrics.closed(self.side.as_str(), self.reason);
+        let is_unserved = self.connected.is_none();
+        if is_unserved && !self.proxy.unserved.admit(self.side, self.reason) {
+            return;
+        }
         let connect = self.connected.map(|at| milliseconds(at - self.accepted));
         info!(
             id = self.id,
@@ -130,7 +135,9 @@ mod tests {
     use super::*;
     use crate::config::{self, Config};
     use crate::drain::Drain;
+    use crate::log::Repeats;
     use crate::metrics::Metrics;
+    use crate::proxy::Unserved;
     use crate::upstream::Upstream;
 
     #[tokio::test]
@@ -156,7 +163,8 @@ mod tests {
         let Config { tcp, stall_timeout, splice, mut listeners, mut upstreams, .. } =
             config::parse(text, "test").unwrap();
         let handles = metrics.upstream("gw");
-        let upstream = Upstream::new(upstreams.remove(0), tcp, handles, drain.clone());
+        let repeats = Repeats::default();
+        let upstream = Upstream::new(upstreams.remove(0), tcp, handles, drain.clone(), &repeats);
         Arc::new(Proxy {
             config: listeners.remove(0),
             addresses: Vec::new(),
@@ -164,6 +172,7 @@ mod tests {
             splice,
             upstream: Arc::new(upstream),
             metrics: metrics.listener("app", "off"),
+            unserved: Unserved::new("app", &repeats),
             drain: drain.clone(),
         })
     }

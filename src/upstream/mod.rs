@@ -10,27 +10,29 @@ mod guard;
 mod health;
 #[cfg(test)]
 mod learn_tests;
+mod lines;
 mod pick;
 mod resolver;
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::config::{self, Protocol, Tcp};
 use crate::drain::Drain;
-use crate::log::Chain;
+use crate::log::{Chain, Repeats};
 use crate::metrics::UpstreamMetrics;
 use crate::mysql::client::Farewells;
 use dial::Dialler;
 use endpoint::EndpointState;
 use health::Standing;
+use lines::Lines;
 use pick::Candidate;
 use resolver::{Answer, Family, LookupError, Resolver};
 
@@ -51,12 +53,12 @@ pub struct Upstream {
     config: config::Upstream,
     tcp: Tcp,
     metrics: Arc<UpstreamMetrics>,
+    lines: Arc<Lines>,
     farewells: Arc<Farewells>,
     known: watch::Sender<Known>,
     /// Left the answer while sessions used them.
     vanished: Mutex<Vec<Arc<Endpoint>>>,
     turn: AtomicUsize,
-    panicking: AtomicBool,
 }
 
 /// What is known of the gateway's name.
@@ -99,19 +101,25 @@ pub struct Snapshot {
 impl Upstream {
     /// An upstream; a literal is known at once, a name after [`Self::keep_resolved`] has asked.
     /// `drain` waits until its servers have been taken leave of.
-    pub fn new(config: config::Upstream, tcp: Tcp, metrics: UpstreamMetrics, drain: Drain) -> Self {
-        let label: Arc<str> = config.name.as_str().into();
-        let literal = config.gateway.literal().map(|address| Endpoint::new(label, address));
+    pub fn new(
+        config: config::Upstream,
+        tcp: Tcp,
+        metrics: UpstreamMetrics,
+        drain: Drain,
+        repeats: &Repeats,
+    ) -> Self {
+        let lines = Lines::new(&config.name, repeats);
+        let literal = config.gateway.literal().map(|address| Endpoint::new(lines.clone(), address));
         let known = Known { endpoints: literal.into_iter().collect(), ..Known::default() };
         Self {
             config,
             tcp,
             metrics: Arc::new(metrics),
+            lines,
             farewells: Arc::new(Farewells::new(drain)),
             known: watch::Sender::new(known),
             vanished: Mutex::default(),
             turn: AtomicUsize::new(0),
-            panicking: AtomicBool::new(false),
         }
     }
 
@@ -250,14 +258,13 @@ impl Upstream {
             let changed = ips.len() != before.len()
                 || before.iter().zip(&ips).any(|(endpoint, ip)| endpoint.address.ip() != *ip);
             before.append(&mut vanished);
-            let label: Arc<str> = self.config.name.as_str().into();
             for ip in ips {
                 let address = SocketAddr::new(ip, self.config.gateway.port);
                 // An endpoint that stays, or comes back, keeps what is known of it.
                 let at = before.iter().position(|endpoint| endpoint.address == address);
                 let endpoint = match at {
                     Some(at) => before.remove(at),
-                    None => Endpoint::new(label.clone(), address),
+                    None => Endpoint::new(self.lines.clone(), address),
                 };
                 endpoint.set_vanished(false);
                 known.endpoints.push(endpoint);
@@ -290,8 +297,7 @@ impl Upstream {
         let cause = Chain(error).to_string();
         self.known.send_modify(|known| {
             if known.error.as_ref() != Some(&cause) {
-                let kept = known.endpoints.len();
-                warn!(upstream = self.name(), cause, kept, "cannot resolve the gateway");
+                self.lines.unresolved(&cause, known.endpoints.len());
             }
             known.error = Some(cause);
             known.valid_until = Some(Instant::now() + retry);
@@ -343,7 +349,7 @@ impl Upstream {
             self.first_answer(deadline).await?;
             candidates = self.candidates();
         }
-        self.tell_panic(candidates.iter().all(|one| one.standing != Standing::Healthy));
+        self.lines.all_ejected(candidates.iter().all(|one| one.standing != Standing::Healthy));
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         pick::order(&mut candidates, self.config.balance, turn);
         Ok(candidates)
@@ -374,16 +380,6 @@ impl Upstream {
             Ok(Err(_)) | Err(_) => "no DNS server has answered yet".to_owned(),
         };
         Err(Unreachable::Unresolved { gateway: self.config.gateway.to_string(), cause })
-    }
-
-    /// Says once that no endpoint is healthy, and once that one is again.
-    fn tell_panic(&self, all_ejected: bool) {
-        if self.panicking.swap(all_ejected, Ordering::Relaxed) != all_ejected {
-            match all_ejected {
-                true => warn!(upstream = self.name(), "every endpoint is ejected: trying all"),
-                false => info!(upstream = self.name(), "not every endpoint is ejected any more"),
-            }
-        }
     }
 
     fn vanished(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Endpoint>>> {
