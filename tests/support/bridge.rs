@@ -501,7 +501,7 @@ impl CloseRecord {
     fn parse(line: &str) -> Option<Self> {
         let mut line: Value = serde_json::from_str(line).ok()?;
         let fields = line.get_mut("fields").map(Value::take).unwrap_or(line);
-        (fields.get("side").is_some() && fields.get("reason").is_some()).then_some(Self(fields))
+        (fields["message"] == "closed").then_some(Self(fields))
     }
 
     pub fn text(&self, field: &str) -> &str {
