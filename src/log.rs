@@ -73,7 +73,7 @@ pub struct Repeats(Arc<Mutex<Kinds>>);
 
 #[derive(Debug)]
 struct Kinds {
-    /// As many as there are listeners, upstreams and reasons: they are never forgotten.
+    /// Never forgotten: there are only so many listeners, upstreams, reasons and places that panic.
     all: Vec<Arc<Kind>>,
     told: Instant,
 }
