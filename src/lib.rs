@@ -32,7 +32,8 @@
 //!    they are. Idle, it owns two sockets and no buffer. Until both sides have spoken,
 //!    [`relay::Opening`] keeps what was said and the deadlines.
 //! 4. The session's outcome writes one close record and one set of metrics, also when the session
-//!    panicked.
+//!    panicked. Of a storm of connections that found no upstream, most records are only counted:
+//!    [`log::Repeats`].
 #![forbid(unsafe_code)]
 // What a hostile packet or an odd host can reach must not panic by accident.
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::panic))]

@@ -149,7 +149,8 @@ impl App {
     ) -> Result<(), RunError> {
         let mut runtimes = vec![Handle::current()];
         for (number, inbox) in take(&mut self.receivers).into_iter().enumerate() {
-            runtimes.push(threads::start(number, inbox, &self.drain, self.periods.subscribe())?);
+            let (periods, repeats) = (self.periods.subscribe(), self.log.repeats().clone());
+            runtimes.push(threads::start(number, inbox, &self.drain, periods, repeats)?);
         }
         let log = self.log.clone();
         let admin = Admin::new(Parts {
@@ -162,8 +163,11 @@ impl App {
         });
         let admin_socket = self.admin_socket.try_clone().map_err(RunError::Socket)?;
         let admin_socket =
-            Listener::new(admin_socket, &self.config.tcp, false).map_err(RunError::Socket)?;
+            Listener::new("admin", admin_socket, &self.config.tcp, false, self.log.repeats())
+                .map_err(RunError::Socket)?;
         let mut control = JoinSet::new();
+        let repeats = self.log.repeats().clone();
+        control.spawn(async move { repeats.keep_telling().await });
         control.spawn(admin.serve(admin_socket));
         self.resolve();
         info!(max_connections = self.config.max_connections.unwrap_or(self.capacity), "serving");

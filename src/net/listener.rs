@@ -6,16 +6,18 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
-use tracing::warn;
+use tracing::{Level, warn};
 
 use super::socket::{configure, reset};
 use crate::config::Tcp;
+use crate::log::{Kind, Labels, Repeats};
 
 /// Connections that may wait in the kernel; `net.core.somaxconn` caps it.
 const BACKLOG: i32 = 4096;
@@ -84,8 +86,10 @@ fn open(address: SocketAddr) -> io::Result<Socket> {
 /// One listening socket on the current runtime.
 #[derive(Debug)]
 pub struct Listener {
+    name: String,
     socket: TcpListener,
     congestion_control: Option<String>,
+    cannot_accept: Arc<Kind>,
     backoff: Duration,
     /// Whether somebody else holds the socket as well, and with it its queue.
     shared: bool,
@@ -102,10 +106,19 @@ pub enum Accepted {
 
 impl Listener {
     /// Takes over a socket of [`bind`], with the same `tcp`, or one that is `shared` with whoever
-    /// goes on with its queue.
-    pub fn new(socket: std::net::TcpListener, tcp: &Tcp, shared: bool) -> io::Result<Self> {
+    /// goes on with its queue. `name` is for the log.
+    pub fn new(
+        name: &str,
+        socket: std::net::TcpListener,
+        tcp: &Tcp,
+        shared: bool,
+        repeats: &Repeats,
+    ) -> io::Result<Self> {
         keep_spare();
+        let labels = Labels { listener: Some(name.to_owned()), ..Labels::default() };
         Ok(Self {
+            name: name.to_owned(),
+            cannot_accept: repeats.kind(Level::WARN, "cannot accept", labels),
             shared,
             socket: TcpListener::from_std(socket)?,
             congestion_control: tcp.congestion_control.clone(),
@@ -148,7 +161,10 @@ impl Listener {
                 }
                 Err(error) => {
                     keep_spare();
-                    warn!(%error, pause = ?self.backoff, "cannot accept");
+                    if self.cannot_accept.admit() {
+                        let (listener, pause) = (&*self.name, self.backoff);
+                        warn!(listener, %error, ?pause, "cannot accept");
+                    }
                     sleep(self.backoff).await;
                     self.backoff = (self.backoff * 2).min(BACKOFF.1);
                 }
@@ -250,7 +266,7 @@ mod tests {
         let socket = bind("127.0.0.1:0".parse().unwrap(), 1, &tcp, false).unwrap().remove(0);
         let address = socket.local_addr().unwrap();
         let _client = std::net::TcpStream::connect(address).unwrap();
-        let accepted = Listener::new(socket, &tcp, false).unwrap().accept(b"").await;
+        let accepted = listener(socket, &tcp, false).accept(b"").await;
         let Accepted::Connection(accepted, _) = accepted else { panic!("{accepted:?}") };
         let accepted = SockRef::from(&accepted);
         assert!(accepted.tcp_congestion().unwrap().starts_with(b"reno"));
@@ -269,6 +285,10 @@ mod tests {
         assert_eq!(bind(all, 1, &tcp(), true).unwrap()[0].local_addr().unwrap(), all);
     }
 
+    fn listener(socket: std::net::TcpListener, tcp: &Tcp, shared: bool) -> Listener {
+        Listener::new("test", socket, tcp, shared, &Repeats::default()).unwrap()
+    }
+
     fn tcp() -> Tcp {
         crate::config::parse("[upstream.a]\ngateway = \"a\"\n", "test").unwrap().tcp
     }
@@ -277,7 +297,7 @@ mod tests {
     async fn what_is_queued_is_served_before_the_close() {
         let socket = bind("127.0.0.1:0".parse().unwrap(), 1, &tcp(), false).unwrap().remove(0);
         let address = socket.local_addr().unwrap();
-        let listener = Listener::new(socket, &tcp(), false).unwrap();
+        let listener = listener(socket, &tcp(), false);
         let clients: Vec<_> =
             (0..20).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
         assert_eq!(listener.into_queued().count(), clients.len());
@@ -289,7 +309,7 @@ mod tests {
         let socket = bind("127.0.0.1:0".parse().unwrap(), 1, &tcp(), false).unwrap().remove(0);
         let shared = share(&socket, 1, &tcp()).unwrap().remove(0);
         let _client = std::net::TcpStream::connect(socket.local_addr().unwrap()).unwrap();
-        assert_eq!(Listener::new(shared, &tcp(), true).unwrap().into_queued().count(), 0);
+        assert_eq!(listener(shared, &tcp(), true).into_queued().count(), 0);
         assert!(socket.accept().is_ok());
     }
 }

@@ -14,7 +14,8 @@ use super::limits::Permit;
 use crate::relay::{End, Reason, Side};
 use crate::upstream::{Endpoint, InUse};
 
-/// What is known of a connection so far. Dropping it writes the close record and the metrics.
+/// What is known of a connection so far. Dropping it writes the close record and the metrics; of
+/// connections for which there was no upstream, the records of a storm are counted instead.
 #[derive(Debug)]
 pub(super) struct Outcome {
     pub proxy: Arc<Proxy>,
@@ -118,6 +119,10 @@ impl Drop for Outcome {
         metrics.open.dec();
         metrics.lifetime.observe(lifetime.as_secs_f64());
         metrics.closed(self.side.as_str(), self.reason);
+        let is_unserved = self.connected.is_none();
+        if is_unserved && !self.proxy.unserved.admit(self.side, self.reason) {
+            return;
+        }
         let connect = self.connected.map(|at| milliseconds(at - self.accepted));
         info!(
             id = self.id,
@@ -149,8 +154,9 @@ mod tests {
     use super::*;
     use crate::config::{self, Config};
     use crate::drain::Drain;
+    use crate::log::Repeats;
     use crate::metrics::Metrics;
-    use crate::proxy::Limits;
+    use crate::proxy::{Limits, Unserved};
     use crate::upstream::Upstream;
 
     #[tokio::test]
@@ -176,8 +182,15 @@ mod tests {
         let Config { tcp, stall_timeout, splice, mut listeners, mut upstreams, .. } =
             config::parse(text, "test").unwrap();
         let handles = metrics.upstream("gw");
-        let upstream =
-            Upstream::new(upstreams.remove(0), tcp.clone(), Vec::new(), handles, drain.clone());
+        let repeats = Repeats::default();
+        let upstream = Upstream::new(
+            upstreams.remove(0),
+            tcp.clone(),
+            Vec::new(),
+            handles,
+            drain.clone(),
+            &repeats,
+        );
         Arc::new(Proxy {
             config: listeners.remove(0),
             addresses: Vec::new(),
@@ -187,6 +200,7 @@ mod tests {
             upstream: Arc::new(upstream),
             gate: Limits::new(1).gate("app"),
             metrics: metrics.listener("app", "off"),
+            unserved: Unserved::new("app", &repeats),
             drain: drain.clone(),
         })
     }

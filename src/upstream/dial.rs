@@ -136,7 +136,7 @@ impl Dialler {
                 Ok(_) => {}
                 // This host's own lack says nothing of the endpoint.
                 Err(ConnectError::Local(_)) => {}
-                Err(error) => dialled.failed(&error.to_string()),
+                Err(error) => dialled.failed(error),
             }
             if let Err(error) = &result {
                 dialler.metrics.dial_failed(error.as_str());
@@ -217,14 +217,17 @@ mod tests {
     use super::*;
     use crate::config;
     use crate::drain::Drain;
+    use crate::log::Repeats;
     use crate::metrics::Metrics;
+    use crate::upstream::lines::Lines;
     use tokio::net::TcpListener;
     use tokio::time::timeout;
 
     #[tokio::test]
     async fn a_dial_that_nobody_waits_for_ends_when_the_drain_closes() {
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = Endpoint::new("test".into(), silent.local_addr().unwrap());
+        let lines = Lines::new("test", &Repeats::default());
+        let endpoint = Endpoint::new(lines, silent.local_addr().unwrap());
         let standing = endpoint.standing();
         let candidate = Candidate { endpoint, standing, preferred: false, sessions: 0 };
         let (drain, hour, now) = (Drain::new(), Duration::from_secs(3600), Instant::now());

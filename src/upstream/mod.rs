@@ -11,26 +11,28 @@ mod endpoint;
 mod error;
 mod guard;
 mod health;
+mod lines;
 mod pick;
 mod resolver;
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
-use tracing::{info, warn};
 
 use crate::config::{self, Protocol, Tcp};
 use crate::drain::Drain;
+use crate::log::Repeats;
 use crate::metrics::UpstreamMetrics;
 use crate::mysql::client::Farewells;
 use dial::Dialler;
 use endpoint::EndpointState;
 use health::Standing;
+use lines::Lines;
 use pick::Candidate;
 use resolver::Family;
 
@@ -44,12 +46,12 @@ pub struct Upstream {
     tcp: Tcp,
     nameservers: Vec<SocketAddr>,
     metrics: Arc<UpstreamMetrics>,
+    lines: Arc<Lines>,
     farewells: Arc<Farewells>,
     known: watch::Sender<Known>,
     /// Left the answer while sessions used them.
     vanished: Mutex<Vec<Arc<Endpoint>>>,
     turn: AtomicUsize,
-    panicking: AtomicBool,
 }
 
 /// What is known of the gateway's name.
@@ -98,20 +100,21 @@ impl Upstream {
         nameservers: Vec<SocketAddr>,
         metrics: UpstreamMetrics,
         drain: Drain,
+        repeats: &Repeats,
     ) -> Self {
-        let label: Arc<str> = config.name.as_str().into();
-        let literal = config.gateway.literal().map(|address| Endpoint::new(label, address));
+        let lines = Lines::new(&config.name, repeats);
+        let literal = config.gateway.literal().map(|address| Endpoint::new(lines.clone(), address));
         let known = Known { endpoints: literal.into_iter().collect(), ..Known::default() };
         Self {
             config,
             tcp,
             nameservers,
             metrics: Arc::new(metrics),
+            lines,
             farewells: Arc::new(Farewells::new(drain)),
             known: watch::Sender::new(known),
             vanished: Mutex::default(),
             turn: AtomicUsize::new(0),
-            panicking: AtomicBool::new(false),
         }
     }
 
@@ -240,7 +243,7 @@ impl Upstream {
             self.first_answer(deadline).await?;
             candidates = self.candidates();
         }
-        self.tell_panic(candidates.iter().all(|one| one.standing != Standing::Healthy));
+        self.lines.all_ejected(candidates.iter().all(|one| one.standing != Standing::Healthy));
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         pick::order(&mut candidates, self.config.balance, turn);
         Ok(candidates)
@@ -271,16 +274,6 @@ impl Upstream {
             Ok(Err(_)) | Err(_) => "no DNS server has answered yet".to_owned(),
         };
         Err(Unreachable::Unresolved { gateway: self.config.gateway.to_string(), cause })
-    }
-
-    /// Says once that no endpoint is healthy, and once that one is again.
-    fn tell_panic(&self, all_ejected: bool) {
-        if self.panicking.swap(all_ejected, Ordering::Relaxed) != all_ejected {
-            match all_ejected {
-                true => warn!(upstream = self.name(), "every endpoint is ejected: trying all"),
-                false => info!(upstream = self.name(), "not every endpoint is ejected any more"),
-            }
-        }
     }
 
     fn vanished(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Endpoint>>> {

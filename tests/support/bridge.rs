@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Output, Stdio};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -371,17 +371,23 @@ impl Setup {
         let mut process = Process::spawn(command);
 
         let log = Arc::new(Mutex::new(Vec::new()));
-        if self.log_is_read {
+        let reading = self.log_is_read.then(|| {
             let lines = BufReader::new(process.child.stderr.take().unwrap()).lines();
             let log = Arc::clone(&log);
             thread::spawn(move || {
                 lines.map_while(Result::ok).for_each(|line| log.lock().unwrap().push(line))
-            });
-        }
+            })
+        });
         let (said, listen) = channel();
         let lines = BufReader::new(process.child.stdout.take().unwrap()).lines();
         thread::spawn(move || lines.map_while(Result::ok).for_each(|line| drop(said.send(line))));
-        let line = listen.recv_timeout(PATIENCE).map_err(|_| log.lock().unwrap().join("\n"))?;
+        let line = listen.recv_timeout(PATIENCE).map_err(|error| {
+            // One that ends has said why, but that may still be on its way.
+            if error == RecvTimeoutError::Disconnected {
+                reading.into_iter().for_each(|reading| reading.join().unwrap());
+            }
+            log.lock().unwrap().join("\n")
+        })?;
         let (listening, admin) =
             addresses(&line).ok_or_else(|| format!("not a ready line: {line}"))?;
         Ok(Bridge {
@@ -549,7 +555,7 @@ impl CloseRecord {
     fn parse(line: &str) -> Option<Self> {
         let mut line: Value = serde_json::from_str(line).ok()?;
         let fields = line.get_mut("fields").map(Value::take).unwrap_or(line);
-        (fields.get("side").is_some() && fields.get("reason").is_some()).then_some(Self(fields))
+        (fields["message"] == "closed").then_some(Self(fields))
     }
 
     pub fn text(&self, field: &str) -> &str {
