@@ -13,10 +13,14 @@ use super::file::{File, Overrides, Raw, Section, Source};
 use super::parsers::{
     balance, boolean, congestion_control, default_threads, duration, keepalive, keepalive_count,
     log_format, log_level, name, nameserver, network, or_auto, path, pool, positive_duration,
-    protocol, seconds_or_never, socket_address, splice, stall_timeout, threads, user_timeout,
+    protocol, seconds_or_never, send_proxy_protocol, socket_address, splice, stall_timeout,
+    threads, user_timeout,
 };
 use super::value::{Bind, Gateway, is_public};
-use super::{Balance, Config, Listener, Log, LogFormat, Pool, Protocol, Splice, Tcp, Upstream};
+use super::{
+    Balance, Config, Listener, Log, LogFormat, Pool, Protocol, SendProxyProtocol, Splice, Tcp,
+    Upstream,
+};
 
 const DEFAULT_ADMIN: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9400);
 pub(super) const DEFAULT_BIND: Bind = Bind::Localhost(4000);
@@ -144,6 +148,11 @@ fn finish_upstreams(
                     seconds_or_never,
                     Duration::ZERO,
                 )?,
+                send_proxy_protocol: keys.one(
+                    "send_proxy_protocol",
+                    send_proxy_protocol,
+                    SendProxyProtocol::Off,
+                )?,
                 name,
             };
             let source = section.source.clone();
@@ -227,6 +236,12 @@ fn finish_listeners(
             reply_timeout: keys.one("reply_timeout", duration, Duration::from_secs(60))?,
             idle_timeout: keys.one("idle_timeout", seconds_or_never, Duration::ZERO)?,
             max_lifetime: keys.one("max_lifetime", seconds_or_never, Duration::ZERO)?,
+            proxy_protocol_from: keys.list("proxy_protocol_from", network)?.unwrap_or_default(),
+            proxy_protocol_timeout: keys.one(
+                "proxy_protocol_timeout",
+                positive_duration,
+                Duration::from_secs(5),
+            )?,
         };
         let source = match overrides.0.get("listen") {
             Some(raw) => raw.source.clone(),

@@ -2,4 +2,7 @@
 
 pub mod connect;
 pub mod listener;
+pub mod proxy_protocol;
+#[cfg(test)]
+mod proxy_protocol_tests;
 pub mod socket;
