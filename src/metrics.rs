@@ -25,6 +25,7 @@ pub struct Metrics {
     connections: IntCounterVec,
     open: IntGaugeVec,
     closed: IntCounterVec,
+    rejected: IntCounterVec,
     bytes: IntCounterVec,
     connect: HistogramVec,
     lifetime: HistogramVec,
@@ -51,6 +52,7 @@ pub struct ListenerMetrics {
     /// Accept to close, seconds.
     pub lifetime: Histogram,
     closed: IntCounterVec,
+    rejected: IntCounterVec,
 }
 
 /// Bytes relayed, counted while they move.
@@ -105,6 +107,11 @@ impl Metrics {
                 "Client connections ended, by the side that ended them and why.",
                 &["listener", "side", "reason"],
             ),
+            rejected: counter(
+                "tidegate_connections_rejected_total",
+                "Client connections that were not served, by why.",
+                &["listener", "reason"],
+            ),
             bytes: counter(
                 "tidegate_bytes_total",
                 "Bytes relayed, by direction and by the path that they took.",
@@ -158,11 +165,12 @@ impl Metrics {
             gauge("tidegate_build_info", "The running build; always 1.", &["version", "commit"]);
         let commit = option_env!("TIDEGATE_COMMIT").unwrap_or("unknown");
         build.with_label_values(&[env!("CARGO_PKG_VERSION"), commit]).set(1);
-        let families: [Box<dyn Collector>; 14] = [
+        let families: [Box<dyn Collector>; 15] = [
             Box::new(build),
             Box::new(metrics.connections.clone()),
             Box::new(metrics.open.clone()),
             Box::new(metrics.closed.clone()),
+            Box::new(metrics.rejected.clone()),
             Box::new(metrics.bytes.clone()),
             Box::new(metrics.connect.clone()),
             Box::new(metrics.lifetime.clone()),
@@ -197,6 +205,7 @@ impl Metrics {
             connect: self.connect.with_label_values(&[name, pool_result]),
             lifetime: self.lifetime.with_label_values(&[name]),
             closed: self.closed.clone(),
+            rejected: self.rejected.clone(),
         }
     }
 
@@ -235,6 +244,11 @@ impl ListenerMetrics {
     /// Counts a connection's end.
     pub fn closed(&self, side: &str, reason: &str) {
         self.closed.with_label_values(&[self.name.as_str(), side, reason]).inc();
+    }
+
+    /// Counts a connection that is not served.
+    pub fn rejected(&self, reason: &str) {
+        self.rejected.with_label_values(&[self.name.as_str(), reason]).inc();
     }
 }
 

@@ -307,7 +307,7 @@ fn deep_check(
         Box::pin(async move {
             let mut answers = Vec::new();
             for (upstream, protocol) in checks {
-                match upstream.connect(protocol).await {
+                match upstream.connect(protocol, None).await {
                     Ok(connected) => {
                         let address = connected.in_use.endpoint().address;
                         answers.push(format!("{} answers at {address}", upstream.gateway()));

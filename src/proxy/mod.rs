@@ -2,6 +2,7 @@
 
 mod outcome;
 mod session;
+mod source;
 
 use std::net::SocketAddr;
 use std::pin::pin;

@@ -10,6 +10,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::info;
 
 use super::Proxy;
+use crate::net::proxy_protocol::Header;
 use crate::relay::{End, Reason, Side};
 use crate::upstream::{Endpoint, InUse};
 
@@ -18,7 +19,9 @@ use crate::upstream::{Endpoint, InUse};
 pub(super) struct Outcome {
     pub proxy: Arc<Proxy>,
     id: u64,
-    client: SocketAddr,
+    peer: SocketAddr,
+    /// What a load balancer said of the client.
+    header: Option<Box<Header>>,
     accepted: Instant,
     in_use: Option<InUse>,
     connected: Option<Instant>,
@@ -33,12 +36,13 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    pub fn new(proxy: Arc<Proxy>, id: u64, client: SocketAddr, accepted: Instant) -> Self {
+    pub fn new(proxy: Arc<Proxy>, id: u64, peer: SocketAddr, accepted: Instant) -> Self {
         proxy.metrics.connections.inc();
         proxy.metrics.open.inc();
         Self {
             id,
-            client,
+            peer,
+            header: None,
             accepted,
             in_use: None,
             connected: None,
@@ -52,6 +56,16 @@ impl Outcome {
             _member: proxy.drain.join(),
             proxy,
         }
+    }
+
+    /// The other end of the connection: the client, or a load balancer.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// The peer is a load balancer that has said who the client is.
+    pub fn introduced(&mut self, header: Header) {
+        self.header = Some(Box::new(header));
     }
 
     /// An upstream connection is in hand; from now on it counts for its endpoint.
@@ -99,11 +113,17 @@ impl Drop for Outcome {
         metrics.open.dec();
         metrics.lifetime.observe(lifetime.as_secs_f64());
         metrics.closed(self.side.as_str(), self.reason);
+        let header = self.header.as_deref();
+        let addresses = header.and_then(|header| header.addresses);
+        let client = addresses.map_or(self.peer, |addresses| addresses.source);
         let connect = self.connected.map(|at| milliseconds(at - self.accepted));
         info!(
             id = self.id,
             listener = self.proxy.config.name,
-            client = %self.client,
+            client = %client,
+            peer = (client != self.peer).then(|| tracing::field::display(self.peer)),
+            vpce = header.and_then(|header| header.vpc_endpoint.as_deref()),
+            linkid = header.and_then(|header| header.link_id),
             endpoint = self.endpoint().map(|endpoint| tracing::field::display(endpoint.address)),
             pool = self.proxy.config.pool.as_str(),
             connect_ms = connect,

@@ -8,6 +8,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::outcome::Outcome;
+use super::source::identify;
 use crate::config::Protocol;
 use crate::drain::Phase;
 use crate::mysql::handshake::answer_sequence;
@@ -87,16 +88,22 @@ async fn part(outcome: &Outcome, parting: Parting, reason: Reason) {
     }
 }
 
-/// Finds an upstream connection; says in an ERR packet why there is none.
+/// Finds out whose connection it is and finds an upstream connection for it; says in an ERR packet why
+/// there is none.
 ///
 /// The upstream comes first: MySQL servers speak first, and the client must see the greeting of
 /// the server that it will talk to.
-async fn open(client: TcpStream, outcome: &mut Outcome) -> Option<(TcpStream, TcpStream)> {
+async fn open(mut client: TcpStream, outcome: &mut Outcome) -> Option<(TcpStream, TcpStream)> {
+    let source = identify(&mut client, outcome).await?;
     let proxy = outcome.proxy.clone();
     let protocol = proxy.config.protocol;
+    let told = match proxy.upstream.is_told_of_clients() {
+        true => source.addresses(&client),
+        false => None,
+    };
     let (code, message) = tokio::select! {
         biased;
-        result = proxy.upstream.connect(protocol) => match result {
+        result = proxy.upstream.connect(protocol, told) => match result {
             Ok(connected) => {
                 outcome.connected(connected.in_use);
                 return Some((client, connected.stream));

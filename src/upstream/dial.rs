@@ -19,10 +19,11 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::endpoint::Endpoint;
 use super::health::Standing;
 use super::pick::Candidate;
-use crate::config::{Protocol, Tcp};
+use crate::config::{Protocol, SendProxyProtocol, Tcp};
 use crate::metrics::UpstreamMetrics;
 use crate::mysql::client::Farewells;
 use crate::net::connect::{ConnectError, connect, greeted};
+use crate::net::proxy_protocol::{self, Addresses};
 
 /// Head start of an attempt over the next one.
 const STAGGER: Duration = Duration::from_millis(250);
@@ -35,6 +36,9 @@ const AT_ONCE: usize = 16;
 pub(super) struct Dialler {
     pub tcp: Tcp,
     pub protocol: Protocol,
+    pub send_proxy_protocol: SendProxyProtocol,
+    /// Whom it is for; `None`: the bridge itself.
+    pub client: Option<Addresses>,
     pub connect_timeout: Duration,
     pub deadline: Instant,
     pub metrics: Arc<UpstreamMetrics>,
@@ -112,10 +116,11 @@ impl Dialler {
         if !has(Standing::Due) || !has(Standing::Healthy) {
             return;
         }
+        let nobodys = Self { client: None, ..self.clone() };
         candidates.sort_by_key(|one| one.standing == Standing::Due);
         let due = candidates.iter_mut().filter(|one| one.standing == Standing::Due);
         for candidate in due.take(AT_ONCE) {
-            let attempt = self.start(candidate);
+            let attempt = nobodys.start(candidate);
             candidate.standing = Standing::Ejected;
             if attempt.is_trial {
                 self.leave_to_itself(attempt);
@@ -171,7 +176,10 @@ impl Dialler {
     async fn dial(&self, endpoint: &Endpoint) -> Result<Answered, ConnectError> {
         let started = Instant::now();
         let within = self.connect_timeout.min(self.left());
-        let stream = connect(endpoint.address, &self.tcp, within).await?;
+        let mut stream = connect(endpoint.address, &self.tcp, within).await?;
+        proxy_protocol::send(&mut stream, self.send_proxy_protocol, self.client)
+            .await
+            .map_err(ConnectError::Broken)?;
         let member = self.farewells.expect_one();
         if self.protocol == Protocol::Mysql
             && let Err(error) = greeted(&stream, self.left()).await
@@ -232,6 +240,8 @@ mod tests {
         let dialler = Dialler {
             tcp: config.tcp,
             protocol: Protocol::Mysql,
+            send_proxy_protocol: SendProxyProtocol::Off,
+            client: None,
             connect_timeout: hour,
             deadline: now + hour,
             metrics: Arc::new(Metrics::new().upstream("test")),
