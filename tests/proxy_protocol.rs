@@ -16,7 +16,7 @@ use support::mariadb::MariaDb;
 use support::process::{Process, command, installed, output};
 use support::tcp::{
     accept, connect_from, echo, free_port, is_listened_on, listener, read_exactly, read_to_the_end,
-    reset, serve, unread_at_the_other_end,
+    reset, serve, unread_at_the_other_end, until_acknowledged,
 };
 use support::{skip, until};
 
@@ -122,7 +122,8 @@ fn what_is_no_header_is_rejected_counted_and_told() {
     for (count, (bytes, expected)) in (1..).zip(cases) {
         let mut client = connect_from(BALANCER, bridge.listen);
         client.write_all(bytes).unwrap();
-        client.shutdown(Shutdown::Write).unwrap();
+        // Fails when it has been rejected already.
+        let _ = client.shutdown(Shutdown::Write);
         // Bytes that nobody read make it an RST.
         assert_eq!(read_to_the_end(&client).0, b"");
         let record = bridge.close_records(count).pop().unwrap();
@@ -186,6 +187,24 @@ fn a_check_that_says_nothing_is_no_rejection_and_costs_no_dial() {
         bridge.close_records(2).iter().map(|record| record.text("reason").to_owned()).collect();
     reasons.sort();
     assert_eq!(reasons, ["eof", "reset"]);
+    assert_eq!(rejected(&bridge), 0.0);
+    assert!(nobody_connects(&upstream), "the gateway was dialled");
+}
+
+/// A network load balancer's check of a MySQL port: it connects, says LOCAL and is gone.
+#[test]
+fn a_check_that_left_with_its_header_costs_no_dial() {
+    let upstream = listener();
+    let bridge = trusting("mysql", upstream.local_addr().unwrap()).start();
+    // Stopped, it finds everything there at once.
+    bridge.signal(Signal::STOP);
+    let mut check = connect_from(BALANCER, bridge.listen);
+    check.write_all(&v2(0x20, 0, &[])).unwrap();
+    check.shutdown(Shutdown::Write).unwrap();
+    until_acknowledged(&check);
+    bridge.signal(Signal::CONT);
+    let record = bridge.close_record();
+    assert_eq!([record.text("side"), record.text("reason")], ["client", "eof"]);
     assert_eq!(rejected(&bridge), 0.0);
     assert!(nobody_connects(&upstream), "the gateway was dialled");
 }

@@ -1,4 +1,4 @@
-//! Sockets: how they are opened, accepted, set up and asked.
+//! Sockets: how they are opened, accepted, set up and asked, and what comes first on them.
 
 pub mod connect;
 pub mod listener;

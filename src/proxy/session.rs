@@ -1,6 +1,6 @@
 //! The story of one connection: an upstream for it, then the relay, then its account.
 
-use std::future::pending;
+use std::future::{pending, ready};
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
@@ -97,6 +97,17 @@ async fn open(mut client: TcpStream, outcome: &mut Outcome) -> Option<(TcpStream
     let source = identify(&mut client, outcome).await?;
     let proxy = outcome.proxy.clone();
     let protocol = proxy.config.protocol;
+    if source.is_the_load_balancer {
+        tokio::select! {
+            biased;
+            // A check that has left by now costs no dial.
+            reason = left(&client, protocol) => {
+                outcome.ended(Side::Client, reason.as_str());
+                return None;
+            }
+            () = ready(()) => {}
+        }
+    }
     let told = match proxy.upstream.is_told_of_clients() {
         true => source.addresses(&client),
         false => None,

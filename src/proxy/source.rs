@@ -17,6 +17,8 @@ const PROXY_HEADER: &str = "proxy_header";
 pub(super) struct Source {
     /// The client's address: that of a header, else the peer's.
     pub address: SocketAddr,
+    /// A header names no client: most often a health check.
+    pub is_the_load_balancer: bool,
     /// What the client connected to, if a header says so.
     destination: Option<SocketAddr>,
 }
@@ -38,7 +40,7 @@ pub(super) async fn identify(client: &mut TcpStream, outcome: &mut Outcome) -> O
     let peer = outcome.peer();
     let ip = peer.ip().to_canonical();
     if !proxy.config.proxy_protocol_from.iter().any(|network| network.contains(&ip)) {
-        return Some(Source { address: peer, destination: None });
+        return Some(Source { address: peer, is_the_load_balancer: false, destination: None });
     }
     let received = tokio::select! {
         biased;
@@ -54,6 +56,7 @@ pub(super) async fn identify(client: &mut TcpStream, outcome: &mut Outcome) -> O
             outcome.introduced(header);
             Some(Source {
                 address: addresses.map_or(peer, |addresses| addresses.source),
+                is_the_load_balancer: addresses.is_none(),
                 destination: addresses.map(|addresses| addresses.destination),
             })
         }
