@@ -44,7 +44,7 @@ fn an_ipv4_address_is_one_also_when_it_is_written_as_ipv6() {
 
 #[test]
 fn without_a_clients_address_the_connections_own_ends_are_meant() {
-    let nobodys: [Vec<u8>; 9] = [
+    let nobodys: [Vec<u8>; 10] = [
         b"PROXY UNKNOWN\r\n".into(),
         b"PROXY UNKNOWN ffff:f...f:ffff ffff:f...f:ffff 65535 65535\r\n".into(),
         b"PROXY UNKNOWN whatever this \r may be 007\r\n".into(),
@@ -52,6 +52,8 @@ fn without_a_clients_address_the_connections_own_ends_are_meant() {
         // Of LOCAL the family and all that follows mean nothing.
         v2(0x20, 0x11, &[]),
         v2(0x20, 0xff, &[1, 2, 3]),
+        // Addresses that would read as a checksum.
+        v2(0x20, 0x11, &[3, 0, 4, 1, 10, 0, 0, 4, 0, 2, 0, 1]),
         // UNSPEC, a Unix socket, and a datagram, which came over no TCP connection.
         v2(0x21, 0x00, &[10, 0, 0, 1]),
         v2(0x21, 0x31, &[b'/'; 216]),
@@ -250,6 +252,7 @@ fn headers() -> impl Strategy<Value = (Vec<u8>, Header)> {
     let clients = prop_oneof![line, binary]
         .prop_map(|(bytes, ends)| (bytes, Header { addresses: Some(ends), ..Header::default() }));
     let nobodys = prop_oneof![
+        Just(b"PROXY UNKNOWN\r\n".to_vec()),
         "[ -~]{0,91}".prop_map(|rest| format!("PROXY UNKNOWN {rest}\r\n").into_bytes()),
         (any::<u8>(), vec(any::<u8>(), 0..100)).prop_map(|(family, rest)| v2(0x20, family, &rest)),
     ];

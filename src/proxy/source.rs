@@ -36,12 +36,12 @@ impl Source {
 /// Peers in `proxy_protocol_from` must begin with a PROXY header, which is read here; the bytes of
 /// all others are the client's own.
 pub(super) async fn identify(client: &mut TcpStream, outcome: &mut Outcome) -> Option<Source> {
-    let proxy = outcome.proxy.clone();
     let peer = outcome.peer();
-    let ip = peer.ip().to_canonical();
-    if !proxy.config.proxy_protocol_from.iter().any(|network| network.contains(&ip)) {
+    let trusted = &outcome.proxy.config.proxy_protocol_from;
+    if !trusted.iter().any(|network| network.contains(&peer.ip().to_canonical())) {
         return Some(Source { address: peer, is_the_load_balancer: false, destination: None });
     }
+    let proxy = outcome.proxy.clone();
     let received = tokio::select! {
         biased;
         received = receive(client, proxy.config.proxy_protocol_timeout) => received,
