@@ -144,11 +144,11 @@ fn what_is_no_header_is_rejected_counted_and_told() {
 fn silence_is_rejected_at_the_deadline_and_so_is_a_header_that_stops() {
     let upstream = listener();
     let bridge = trusting("mysql", upstream.local_addr().unwrap())
-        .flags(&["--proxy-protocol-timeout", "300ms"])
+        .flags(&["--proxy-protocol-timeout", "1s"])
         .start();
     let cases: [(&[u8], &str); 2] = [
-        (b"", "sent no PROXY header within 300ms; is proxy protocol on at the load balancer?"),
-        (b"PROXY TCP4", "sent 10 bytes of a PROXY header and not the rest within 300ms"),
+        (b"", "sent no PROXY header within 1s; is proxy protocol on at the load balancer?"),
+        (b"PROXY TCP4", "sent 10 bytes of a PROXY header and not the rest within 1s"),
     ];
     for (count, (bytes, expected)) in (1..).zip(cases) {
         let mut client = connect_from(BALANCER, bridge.listen);
@@ -157,7 +157,7 @@ fn silence_is_rejected_at_the_deadline_and_so_is_a_header_that_stops() {
         assert!(said.is_empty() && end.is_ok(), "{said:?} {end:?}");
         let record = bridge.close_records(count).pop().unwrap();
         assert_eq!(record.text("error"), format!("the connection from 127.0.0.2 {expected}"));
-        assert!(record.number("duration_ms") >= 300.0, "{}", record.0);
+        assert!(record.number("duration_ms") >= 1000.0, "{}", record.0);
     }
     assert_eq!(rejected(&bridge), 2.0);
     assert!(nobody_connects(&upstream), "the gateway was dialled");
@@ -165,7 +165,8 @@ fn silence_is_rejected_at_the_deadline_and_so_is_a_header_that_stops() {
 
 #[test]
 fn a_header_may_come_byte_by_byte() {
-    let bridge = trusting("tcp", echo()).start();
+    // To look at a queue takes the kernel tens of milliseconds, and there are many bytes.
+    let bridge = trusting("tcp", echo()).flags(&["--proxy-protocol-timeout", "1h"]).start();
     for header in [LINE, &v2(0x21, 0x11, &ends())] {
         let mut client = connect_from(BALANCER, bridge.listen);
         for byte in [header, b"!"].concat() {
