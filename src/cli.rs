@@ -1,13 +1,15 @@
 //! The command line: types and help texts, no behaviour.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0   ended as asked: drained, checked, shown
-  1   failed while running: a port is taken, a second signal, a step of the demo
+  0   ended as asked: drained, checked, shown, reached
+  1   failed while running: a port is taken, a second signal, a step of the demo, a bridge that
+      does not answer, refuses, or is not what it was waited for in time
   2   wrong usage: an unknown flag, a flag's bad value
   78  bad configuration: the file or an environment variable (EX_CONFIG)";
 
@@ -37,6 +39,20 @@ pub enum Command {
     /// Shows the whole bridge on embedded parts; needs no network and no server.
     #[command(after_help = EXIT_CODES)]
     Demo(Demo),
+    /// Tells a running bridge to drain.
+    ///
+    /// It takes no new connections then, and ends when its sessions have ended or its drain timeout
+    /// has passed. Does not wait for that: `tidegate wait --gone` does.
+    #[command(after_help = EXIT_CODES)]
+    Drain(Drain),
+    /// Waits until a bridge is ready, or gone.
+    ///
+    /// The bridge need not be there yet.
+    #[command(after_help = EXIT_CODES)]
+    Wait(Wait),
+    /// Shows a running bridge's listeners, upstreams and endpoints.
+    #[command(after_help = EXIT_CODES)]
+    Status(Status),
 }
 
 /// Flags of `run` and `check`. Each argument's id is its key's name, so what was given can be
@@ -69,6 +85,36 @@ pub struct Settings {
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub allow_any: Option<String>,
 
+    /// Networks whose hosts may connect, or several [default: all].
+    #[arg(long, value_name = "CIDR", env = "TIDEGATE_ALLOW")]
+    #[arg(action = ArgAction::Append, value_delimiter = ',')]
+    pub allow: Vec<String>,
+
+    /// Networks whose hosts may not connect.
+    #[arg(long, value_name = "CIDR", env = "TIDEGATE_DENY")]
+    #[arg(action = ArgAction::Append, value_delimiter = ',')]
+    pub deny: Vec<String>,
+
+    /// Connections in all: auto or a number [default: auto, from the limit of open files].
+    #[arg(long, value_name = "N", env = "TIDEGATE_MAX_CONNECTIONS")]
+    pub max_connections: Option<String>,
+
+    /// Connections of one address at a time; 0: any number [default: 0].
+    #[arg(long, value_name = "N", env = "TIDEGATE_MAX_CONNECTIONS_PER_SOURCE")]
+    pub max_connections_per_source: Option<String>,
+
+    /// Connections let in a second; 0: any number [default: 0].
+    #[arg(long, value_name = "N", env = "TIDEGATE_ACCEPT_RATE")]
+    pub accept_rate: Option<String>,
+
+    /// Connections that may wait when a limit is reached [default: 100].
+    #[arg(long, value_name = "N", env = "TIDEGATE_QUEUE")]
+    pub queue: Option<String>,
+
+    /// Time for which they wait [default: 1s].
+    #[arg(long, value_name = "DURATION", env = "TIDEGATE_QUEUE_TIMEOUT")]
+    pub queue_timeout: Option<String>,
+
     /// Address of the admin endpoint [default: 127.0.0.1:9400].
     #[arg(long, value_name = "ADDR", env = "TIDEGATE_ADMIN")]
     pub admin: Option<String>,
@@ -82,6 +128,10 @@ pub struct Settings {
     #[arg(long, value_name = "DURATION")]
     #[arg(env = "TIDEGATE_CONNECT_TIMEOUT")]
     pub connect_timeout: Option<String>,
+
+    /// Time to go on accepting after SIGTERM, with readiness off [default: 0s].
+    #[arg(long, value_name = "DURATION", env = "TIDEGATE_DRAIN_GRACE")]
+    pub drain_grace: Option<String>,
 
     /// Time for sessions to end after SIGTERM [default: 25s].
     #[arg(long, value_name = "DURATION")]
@@ -194,6 +244,65 @@ pub struct Settings {
     /// off, error, warn, info, debug or trace [default: info].
     #[arg(long, value_name = "LEVEL", env = "TIDEGATE_LOG_LEVEL")]
     pub log_level: Option<String>,
+}
+
+/// Which running bridge is meant. As in [`Settings`], an argument's id is its key's name.
+#[derive(Debug, Args)]
+pub struct Target {
+    /// Address of its admin endpoint [default: 127.0.0.1:9400].
+    ///
+    /// One that means every address of the host, such as 0.0.0.0, stands for its loopback.
+    #[arg(long, value_name = "ADDR", env = "TIDEGATE_ADMIN")]
+    pub admin: Option<String>,
+
+    /// The file it runs on, where its `admin` address is read if --admin is not given.
+    #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG")]
+    pub config: Option<PathBuf>,
+}
+
+/// Flags of `drain`.
+#[derive(Debug, Args)]
+pub struct Drain {
+    /// Which bridge.
+    #[command(flatten)]
+    pub target: Target,
+
+    /// File with the bridge's token; needed from another host [default: that of --config].
+    #[arg(long, value_name = "FILE", env = "TIDEGATE_ADMIN_TOKEN_FILE")]
+    pub admin_token_file: Option<String>,
+}
+
+/// Flags of `wait`.
+#[derive(Debug, Args)]
+pub struct Wait {
+    /// Which bridge.
+    #[command(flatten)]
+    pub target: Target,
+
+    /// Waits until /readyz answers 200; this is the default.
+    #[arg(long)]
+    pub ready: bool,
+
+    /// Waits until connections to the admin address are refused.
+    #[arg(long, conflicts_with = "ready")]
+    pub gone: bool,
+
+    /// The longest time to wait; 0s: looks once. The last look may take a second.
+    #[arg(long, value_name = "DURATION", default_value = "30s")]
+    #[arg(value_parser = humantime::parse_duration)]
+    pub max: Duration,
+}
+
+/// Flags of `status`.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Which bridge.
+    #[command(flatten)]
+    pub target: Target,
+
+    /// Prints the JSON of /status.json instead of tables.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Flags of `demo`.

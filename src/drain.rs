@@ -1,7 +1,8 @@
 //! The end of a bridge: what starts it, how far it is, and who is still there.
 //!
-//! Serving -> draining (not ready, no new connections, sessions go on) -> closing (the drain
-//! timeout has passed, or nobody is left). A phase never goes back.
+//! Serving -> leaving (not ready, but still accepting) -> draining (no new connections, sessions go
+//! on) -> retiring (idle sessions are closed) -> closing (the drain timeout has passed, or nobody is
+//! left). A phase never goes back.
 
 use std::io;
 use std::sync::Arc;
@@ -17,8 +18,12 @@ use tracing::info;
 pub enum Phase {
     /// Connections are accepted.
     Serving,
+    /// Connections are accepted, but whoever asks is told that it is not ready.
+    Leaving,
     /// No new connections; sessions go on.
     Draining,
+    /// Sessions end as they fall idle.
+    Retiring,
     /// Sessions end now.
     Closing,
 }
@@ -28,6 +33,19 @@ pub enum Phase {
 pub struct Drain {
     phase: Arc<watch::Sender<Phase>>,
     members: TaskTracker,
+}
+
+impl Phase {
+    /// The word of the status page.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Leaving => "leaving",
+            Self::Draining => "draining",
+            Self::Retiring => "retiring",
+            Self::Closing => "closing",
+        }
+    }
 }
 
 impl Default for Drain {
@@ -49,9 +67,9 @@ impl Drain {
         *self.phase.borrow()
     }
 
-    /// Starts the drain; nothing happens when it has already begun.
+    /// Starts the end; nothing happens when it has already begun.
     pub fn begin(&self) {
-        self.advance(Phase::Draining);
+        self.advance(Phase::Leaving);
     }
 
     /// Ends the sessions that are left.
@@ -76,7 +94,8 @@ impl Drain {
         self.members.wait().await;
     }
 
-    fn advance(&self, to: Phase) {
+    /// Goes on to `to`, unless it has come further already.
+    pub fn advance(&self, to: Phase) {
         self.phase.send_if_modified(|now| {
             let later = *now < to;
             if later {

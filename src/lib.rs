@@ -6,13 +6,14 @@
 //! | --- | --- | --- |
 //! | 0 | [`config`] | flags, environment, file and defaults joined into finished values |
 //! | 0 | [`metrics`], [`log`] | what the process tells of itself |
-//! | 0 | [`drain`] | how it ends |
+//! | 0 | [`drain`], [`systemd`] | how it ends, and the service manager |
 //! | 1 | [`net`] | listening, dialling, socket options, PROXY headers |
 //! | 2 | [`relay`] | the data plane: bytes between two sockets |
 //! | 3 | [`mysql`] | the wire protocol, without I/O but for its client |
 //! | 4 | [`upstream`] | a gateway's name, its addresses, a way to one of them |
 //! | 6 | [`proxy`] | one connection's story |
 //! | 7 | [`admin`] | probes, metrics, status, drain over HTTP |
+//! | side | [`control`] | a client of a running bridge's admin endpoint |
 //! | side | [`demo`] | embedded DNS and MySQL servers, and a tour of the bridge on them |
 //! | roof | [`app`], [`cli`], `main` | composition, command line, exit codes |
 //!
@@ -21,7 +22,7 @@
 //!
 //! # One connection's life
 //!
-//! 1. [`net::listener::Listener::accept`] on one of the data threads; [`proxy::Proxy::serve`]
+//! 1. [`net::listener::Listener::accept`] on one of the data threads; [`proxy::serve`]
 //!    spawns the session as a task of that thread, where it stays. A load balancer that it trusts
 //!    says first who the client is ([`net::proxy_protocol`]).
 //! 2. [`upstream::Upstream::connect`] dials the gateway's endpoints in the order of their health,
@@ -41,6 +42,7 @@ pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod demo;
 pub mod drain;
 pub mod log;
@@ -49,4 +51,5 @@ pub mod mysql;
 pub mod net;
 pub mod proxy;
 pub mod relay;
+pub mod systemd;
 pub mod upstream;

@@ -14,7 +14,7 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuild
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, fmt as lines, registry};
+use tracing_subscriber::{Layer, Registry, fmt as lines, registry, reload};
 
 use crate::config::{Log, LogFormat};
 
@@ -24,15 +24,34 @@ const QUEUED_LINES: usize = 8192;
 /// Keeps the writer alive; dropping it flushes what is queued, for a second at most.
 #[derive(Debug)]
 pub struct Logs {
-    dropped: ErrorCounter,
+    control: Control,
     _writer: WorkerGuard,
 }
 
+/// What can be asked and changed while lines are written.
+#[derive(Debug, Clone)]
+pub struct Control {
+    dropped: ErrorCounter,
+    levels: reload::Handle<Targets, Registry>,
+}
+
 impl Logs {
-    /// The counter of lines that were dropped because stderr did not keep up.
-    pub fn dropped(&self) -> impl Fn() -> u64 + Send + Sync + 'static {
-        let counter = self.dropped.clone();
-        move || counter.dropped_lines() as u64
+    /// A handle on them.
+    pub fn control(&self) -> Control {
+        self.control.clone()
+    }
+}
+
+impl Control {
+    /// Lines that were dropped because stderr did not keep up.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.dropped_lines() as u64
+    }
+
+    /// From now on lines of this level and of more important ones are written.
+    pub fn set_level(&self, level: LevelFilter) {
+        // Fails only when nothing is written any more.
+        let _ = self.levels.reload(targets(level));
     }
 }
 
@@ -52,6 +71,26 @@ impl fmt::Display for Chain<'_> {
     }
 }
 
+/// A number of bytes with a binary unit.
+#[derive(Debug)]
+pub struct Bytes(pub u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+        let mut unit = 0;
+        let mut value = self.0 as f64;
+        while value >= 1024.0 && unit + 1 < UNITS.len() {
+            value /= 1024.0;
+            unit += 1;
+        }
+        match unit {
+            0 => write!(f, "{} B", self.0),
+            _ => write!(f, "{value:.1} {}", UNITS[unit]),
+        }
+    }
+}
+
 /// Sends the process's events to stderr. Called once, before the first thread.
 ///
 /// Events of libraries are written from `warn` on; a panic becomes an event as well.
@@ -62,18 +101,22 @@ pub fn init(log: &Log) -> Logs {
         .thread_name("tidegate-log")
         .finish(io::stderr());
     let dropped = writer.error_counter();
-    let levels = Targets::new()
-        .with_default(log.level.min(LevelFilter::WARN))
-        // One line for each datagram that is not an answer; the look-up tells what came of it.
-        .with_target("hickory_net", log.level.min(LevelFilter::ERROR))
-        .with_target("tidegate", log.level);
+    let (filter, levels) = reload::Layer::new(targets(log.level));
     let layer: Box<dyn Layer<_> + Send + Sync> = match log.format {
         LogFormat::Text => text(writer),
         LogFormat::Json => lines::layer().json().flatten_event(true).with_writer(writer).boxed(),
     };
-    registry().with(layer.with_filter(levels)).init();
+    registry().with(layer.with_filter(filter)).init();
     panic::set_hook(Box::new(|panic| error!("{panic}")));
-    Logs { dropped, _writer: guard }
+    Logs { control: Control { dropped, levels }, _writer: guard }
+}
+
+fn targets(level: LevelFilter) -> Targets {
+    Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        // One line for each datagram that is not an answer; the look-up tells what came of it.
+        .with_target("hickory_net", level.min(LevelFilter::ERROR))
+        .with_target("tidegate", level)
 }
 
 fn text<S>(writer: NonBlocking) -> Box<dyn Layer<S> + Send + Sync>
@@ -82,4 +125,17 @@ where
 {
     let colours = io::stderr().is_terminal();
     lines::layer().with_target(false).with_ansi(colours).with_writer(writer).boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Bytes;
+
+    #[test]
+    fn bytes_have_units() {
+        assert_eq!(Bytes(1023).to_string(), "1023 B");
+        assert_eq!(Bytes(1536).to_string(), "1.5 KiB");
+        assert_eq!(Bytes(5 << 40).to_string(), "5.0 TiB");
+        assert_eq!(Bytes(u64::MAX).to_string(), "16777216.0 TiB");
+    }
 }

@@ -1,21 +1,28 @@
 //! The `tidegate` command: parses, dispatches, maps errors to exit codes.
 #![forbid(unsafe_code)]
 
+use std::convert::Infallible;
 use std::env;
 use std::error::Error;
 use std::fs;
+use std::future::pending;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use tidegate::app::{self, App, BuildError};
-use tidegate::cli::{Cli, Command, Demo, Settings};
-use tidegate::config::{self, Config, ConfigError, Overrides, Raw, Source};
+use tidegate::cli::{self, Cli, Command, Demo, Settings, Target};
+use tidegate::config::{self, Access, Config, ConfigError, Overrides, Raw, Source};
+use tidegate::control::{self, ControlError, Goal};
 use tidegate::demo::{self, DemoOptions};
 use tidegate::drain::{Drain, Signals};
 use tidegate::log::{self, Chain};
+use tidegate::systemd;
 use tokio::runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 
 const OK: u8 = 0;
 const FAILED: u8 = 1;
@@ -30,11 +37,16 @@ fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     let result = match &cli.command {
-        Command::Run(settings) => load(settings, &matches).and_then(serve),
+        Command::Run(settings) => {
+            load(settings, &matches).and_then(|config| serve(config, || load(settings, &matches)))
+        }
         Command::Check(settings) => {
             load(settings, &matches).and_then(|config| say(&config.to_toml()))
         }
         Command::Demo(demo) => show(demo),
+        Command::Drain(drain) => begin_drain(drain, &matches),
+        Command::Wait(wait) => wait_for(wait, &matches),
+        Command::Status(status) => show_status(status, &matches),
     };
     match result {
         Ok(()) => OK.into(),
@@ -53,7 +65,17 @@ struct Failure {
 
 impl Failure {
     fn building(error: &BuildError, code: u8) -> Self {
-        let hint = error.hint().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+        Self::with_hint(error, error.hint(), code)
+    }
+
+    /// A failure to get something out of a running bridge.
+    fn asking(error: &ControlError) -> Self {
+        let code = if error.is_configuration() { BAD_CONFIG } else { FAILED };
+        Self::with_hint(error, error.hint(), code)
+    }
+
+    fn with_hint(error: &dyn Error, hint: Option<&str>, code: u8) -> Self {
+        let hint = hint.map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
         Self { code, message: format!("{}{hint}", Chain(error)) }
     }
 
@@ -71,27 +93,48 @@ impl From<ConfigError> for Failure {
 }
 
 fn load(settings: &Settings, matches: &ArgMatches) -> Result<Config, Failure> {
-    let file = match &settings.config {
-        None => None,
-        Some(path) => {
-            let origin = path.display().to_string();
-            let text = fs::read_to_string(path).map_err(|error| Failure {
-                code: BAD_CONFIG,
-                message: format!("cannot read {origin}: {error}"),
-            })?;
-            Some((text, origin))
-        }
-    };
-    let file = file.as_ref().map(|(text, origin)| (text.as_str(), origin.as_str()));
-    let given = matches.subcommand().map(|(name, arguments)| given(name, arguments));
-    let config = config::load(file, &given.transpose()?.unwrap_or_default())?;
+    let file = settings.config.as_deref().map(read).transpose()?;
+    let config = config::load(file.as_ref().map(File::parts), &given(matches)?)?;
     app::preflight(&config).map_err(|error| Failure::building(&error, BAD_CONFIG))?;
     Ok(config)
 }
 
+/// Which bridge is meant; `keys` are those that are looked for. A file in which none of them is
+/// needed is not read: it may be for the bridge's eyes only.
+fn access(target: &Target, keys: &[&str], matches: &ArgMatches) -> Result<Access, Failure> {
+    let given = given(matches)?;
+    let needed = keys.iter().any(|key| !given.0.contains_key(*key));
+    let file = target.config.as_deref().filter(|_| needed).map(read).transpose()?;
+    Ok(config::load_access(file.as_ref().map(File::parts), &given)?)
+}
+
+/// A file's text, and its name as errors write it.
+struct File {
+    text: String,
+    origin: String,
+}
+
+impl File {
+    fn parts(&self) -> (&str, &str) {
+        (&self.text, &self.origin)
+    }
+}
+
+fn read(path: &Path) -> Result<File, Failure> {
+    let origin = path.display().to_string();
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(File { text, origin }),
+        Err(error) => {
+            let message = format!("cannot read {origin}: {error}");
+            Err(Failure { code: BAD_CONFIG, message })
+        }
+    }
+}
+
 /// The flags and variables that were given, by key.
-fn given(command: &str, arguments: &ArgMatches) -> Result<Overrides, ConfigError> {
+fn given(matches: &ArgMatches) -> Result<Overrides, ConfigError> {
     let mut given = Overrides::default();
+    let Some((command, arguments)) = matches.subcommand() else { return Ok(given) };
     let cli = Cli::command();
     let known = cli.find_subcommand(command).into_iter().flat_map(clap::Command::get_arguments);
     let mut variables = Vec::new();
@@ -113,32 +156,89 @@ fn given(command: &str, arguments: &ArgMatches) -> Result<Overrides, ConfigError
             given.0.insert(id.to_owned(), Raw { values, source });
         }
     }
-    let set = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    // A variable of another command is no misspelt one of this: a pod sets them for all.
+    let elsewhere: Vec<_> = cli
+        .get_subcommands()
+        .flat_map(clap::Command::get_arguments)
+        .filter_map(clap::Arg::get_env)
+        .collect();
+    let set = env::vars_os().filter(|(name, _)| !elsewhere.contains(&name.as_os_str()));
+    let set = set.filter_map(|(name, _)| name.into_string().ok());
     config::check_variables(set, &variables)?;
     Ok(given)
 }
 
-fn serve(config: Config) -> Result<(), Failure> {
+/// Runs the bridge; `reload` reads its configuration again.
+fn serve(config: Config, reload: impl Fn() -> Result<Config, Failure>) -> Result<(), Failure> {
+    let inherited = systemd::inherited().map_err(|error| Failure {
+        code: FAILED,
+        message: format!(
+            "cannot use a socket that was passed (LISTEN_FDS): {error}\n\
+             hint: a listener is a stream socket: ListenStream= in the socket unit"
+        ),
+    })?;
     let logs = log::init(&config.log);
     control_runtime()?.block_on(async {
         let drain = Drain::new();
         let signals = Signals::install().map_err(Failure::running)?;
-        let app = App::build(config, drain.clone(), logs.dropped())
+        let hangups = signal(SignalKind::hangup()).map_err(Failure::running)?;
+        let app = App::build(config, inherited, drain.clone(), logs.control())
             .map_err(|error| Failure::building(&error, FAILED))?;
         say(&format!("{}\n", app.ready_line()))?;
+        let (reloads, configs) = mpsc::channel(1);
         tokio::select! {
-            result = app.run() => result.map_err(Failure::running),
+            result = app.run(configs) => result.map_err(Failure::running),
             () = signals.watch(&drain) => {
                 Err(Failure { code: FAILED, message: "ended by a second signal".into() })
             }
+            never = feed(reloads, hangups, reload) => match never {},
         }
     })
+}
+
+/// Reads the configuration again at each SIGHUP.
+async fn feed(
+    reloads: mpsc::Sender<Result<Config, String>>,
+    mut hangups: Signal,
+    reload: impl Fn() -> Result<Config, Failure>,
+) -> Infallible {
+    while hangups.recv().await.is_some() {
+        let config = reload().map_err(|failure| failure.message);
+        if reloads.send(config).await.is_err() {
+            break;
+        }
+    }
+    pending().await
 }
 
 fn show(demo: &Demo) -> Result<(), Failure> {
     let logs = log::init(&demo::config()?.log);
     let options = DemoOptions { once: demo.once };
-    control_runtime()?.block_on(demo::run(options, logs.dropped())).map_err(Failure::running)
+    control_runtime()?.block_on(demo::run(options, logs.control())).map_err(Failure::running)
+}
+
+fn begin_drain(drain: &cli::Drain, matches: &ArgMatches) -> Result<(), Failure> {
+    let access = access(&drain.target, &["admin", "admin_token_file"], matches)?;
+    let token = access.token_file.as_deref().map(config::read_token).transpose();
+    let token = token.map_err(|error| Failure::with_hint(&error, None, BAD_CONFIG))?;
+    tell(control::drain(access.address, token.as_deref()))
+}
+
+fn wait_for(wait: &cli::Wait, matches: &ArgMatches) -> Result<(), Failure> {
+    let address = access(&wait.target, &["admin"], matches)?.address;
+    let goal = if wait.gone { Goal::Gone } else { Goal::Ready };
+    tell(control::wait(address, goal, wait.max))
+}
+
+fn show_status(status: &cli::Status, matches: &ArgMatches) -> Result<(), Failure> {
+    let address = access(&status.target, &["admin"], matches)?.address;
+    tell(control::status(address, status.json))
+}
+
+/// Asks a running bridge, and prints what came of it.
+fn tell(answer: impl Future<Output = Result<String, ControlError>>) -> Result<(), Failure> {
+    let text = control_runtime()?.block_on(answer).map_err(|error| Failure::asking(&error))?;
+    say(&text)
 }
 
 fn say(text: &str) -> Result<(), Failure> {

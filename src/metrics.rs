@@ -109,7 +109,7 @@ impl Metrics {
             ),
             rejected: counter(
                 "tidegate_connections_rejected_total",
-                "Client connections that were not served, by why.",
+                "Client connections turned away before an upstream was dialled, by reason.",
                 &["listener", "reason"],
             ),
             bytes: counter(
@@ -246,7 +246,7 @@ impl ListenerMetrics {
         self.closed.with_label_values(&[self.name.as_str(), side, reason]).inc();
     }
 
-    /// Counts a connection that is not served.
+    /// Counts a connection that was turned away.
     pub fn rejected(&self, reason: &str) {
         self.rejected.with_label_values(&[self.name.as_str(), reason]).inc();
     }

@@ -20,6 +20,7 @@ const TABLE: &[Room] = &[
     Room { name: "config", may_import: &[] },
     Room { name: "metrics", may_import: &[] },
     Room { name: "drain", may_import: &[] },
+    Room { name: "systemd", may_import: &[] },
     // Every room receives its own section of the configuration; this one's type lives there.
     Room { name: "log", may_import: &["config"] },
     Room { name: "cli", may_import: &[] },
@@ -47,10 +48,10 @@ const TABLE: &[Room] = &[
 const FLOOR_0: &[&str] = &["config", "metrics", "drain", "log"];
 const FLOORS_1_TO_4: &[&str] = &["net", "tls", "relay", "mysql", "upstream"];
 const BELOW_THE_ROOF: &[&str] =
-    &["cli", "net", "tls", "relay", "mysql", "upstream", "pool", "proxy", "admin"];
+    &["cli", "systemd", "net", "tls", "relay", "mysql", "upstream", "pool", "proxy", "admin"];
 const EVERYTHING: &[&str] = &[
-    "cli", "net", "tls", "relay", "mysql", "upstream", "pool", "proxy", "admin", "app", "doctor",
-    "render", "lint", "load", "control", "demo",
+    "cli", "systemd", "net", "tls", "relay", "mysql", "upstream", "pool", "proxy", "admin", "app",
+    "doctor", "render", "lint", "load", "control", "demo",
 ];
 
 /// Files that may be longer than [`MAX_LINES`], each with the reason.

@@ -147,6 +147,56 @@ fn sessions_that_outlast_the_drain_timeout_are_closed_and_the_bridge_ends_with_0
 }
 
 #[test]
+fn during_the_grace_newcomers_are_served_although_readiness_is_off() {
+    let mut bridge = Bridge::tcp(echo()).flags(&["--drain-grace", "2s"]).start();
+    let session = connect(bridge.listen);
+    echoes(&session);
+    let start = Instant::now();
+    bridge.signal(Signal::TERM);
+    until("readiness is off", || (bridge.get("/readyz").status == 503).then_some(()));
+    let newcomer = connect(bridge.listen);
+    echoes(&newcomer);
+    drop(newcomer);
+    assert!(bridge.get("/status.json").body.contains("\"leaving\""));
+    until("newcomers are refused", || refuses(bridge.listen).then_some(()));
+    assert!(start.elapsed() >= Duration::from_secs(2), "after {:?}", start.elapsed());
+    echoes(&session);
+    drop(session);
+    assert_eq!(bridge.ends().code(), Some(0));
+}
+
+/// `drain_timeout` is 9 s, and the last 3 s of it are for idle sessions.
+#[test]
+fn idle_sessions_are_closed_before_those_that_wait_for_an_answer() {
+    let upstream = listener();
+    let gateway = upstream.local_addr().unwrap();
+    let mut bridge = Bridge::tcp(gateway).flags(&["--drain-timeout", "9s"]).start();
+    let (idle, mut idle_server) = through(bridge.listen, &upstream);
+    let (mut busy, mut busy_server) = through(bridge.listen, &upstream);
+    (&idle).write_all(b"a").unwrap();
+    assert_eq!(read_exactly(&idle_server, 1), b"a");
+    idle_server.write_all(b"A").unwrap();
+    assert_eq!(read_exactly(&idle, 1), b"A");
+    busy.write_all(b"b").unwrap();
+    assert_eq!(read_exactly(&busy_server, 1), b"b");
+
+    let start = Instant::now();
+    bridge.signal(Signal::TERM);
+
+    assert_eq!((&idle).read(&mut [0]).unwrap(), 0);
+    let closed = start.elapsed();
+    assert!(closed >= Duration::from_secs(6), "closed after {closed:?}");
+    // In time, whatever the machine: nothing but the drain's end could have closed it later.
+    busy_server.write_all(b"B").unwrap();
+    assert_eq!(read_exactly(&busy, 1), b"B");
+    assert_eq!(busy.read(&mut [0]).unwrap(), 0);
+    assert_eq!(bridge.ends().code(), Some(0));
+    for record in bridge.close_records(2) {
+        assert_eq!((record.text("side"), record.text("reason")), ("tidegate", "drain"));
+    }
+}
+
+#[test]
 fn a_client_still_waiting_for_its_greeting_when_the_drain_ends_is_told_1053() {
     let silent = listener();
     let mut bridge =

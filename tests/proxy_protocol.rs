@@ -5,8 +5,8 @@
 mod support;
 
 use std::fs;
-use std::io::{self, ErrorKind, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
 use rustix::process::Signal;
@@ -15,8 +15,8 @@ use support::bridge::{Bridge, Setup};
 use support::mariadb::MariaDb;
 use support::process::{Process, command, installed, output};
 use support::tcp::{
-    accept, connect_from, echo, free_port, is_listened_on, listener, read_exactly, read_to_the_end,
-    reset, serve, unread_at_the_other_end, until_acknowledged,
+    accept, connect_from, echo, free_port, is_listened_on, is_reset, listener, read_exactly,
+    read_to_the_end, reset, serve, unread_at_the_other_end, until_acknowledged,
 };
 use support::{skip, until};
 
@@ -161,6 +161,49 @@ fn silence_is_rejected_at_the_deadline_and_so_is_a_header_that_stops() {
     }
     assert_eq!(rejected(&bridge), 2.0);
     assert!(nobody_connects(&upstream), "the gateway was dialled");
+}
+
+#[test]
+fn who_is_let_in_goes_by_the_client_of_the_header() {
+    let limits = ["--allow", "192.0.2.0/24,127.0.0.2", "--deny", "192.0.2.9"];
+    let bridge = trusting("tcp", echo())
+        .flags(&limits)
+        .flags(&["--max-connections-per-source", "1"])
+        .start();
+    let nobodys = v2(0x20, 0, &[]);
+    let _open = [
+        served(BALANCER, &bridge, LINE),
+        served(BALANCER, &bridge, &of_client("192.0.2.8")),
+        // Its own connections are no source's.
+        served(BALANCER, &bridge, &nobodys),
+        served(BALANCER, &bridge, &nobodys),
+    ];
+    let cases = [
+        (BALANCER, "192.0.2.7", "source"),
+        // The load balancer itself is allowed.
+        (BALANCER, "192.0.2.9", "denied"),
+        (BALANCER, "198.51.100.1", "denied"),
+        // This one is not, and whom it claims to be does not matter.
+        (STRANGER, "192.0.2.10", "denied"),
+    ];
+    for (count, (peer, claimed, reason)) in (1..).zip(cases) {
+        turned_away(peer, &bridge, &of_client(claimed));
+        let record = bridge.close_records(count).pop().unwrap();
+        assert_eq!([record.text("side"), record.text("reason")], ["tidegate", reason]);
+        let client = if peer == BALANCER { claimed } else { peer };
+        assert!(record.text("client").starts_with(&format!("{client}:")), "{}", record.0);
+        assert!(record.text("error").contains(client), "{}", record.0);
+    }
+    assert_eq!(rejected_for(&bridge, "source"), 1.0);
+    assert_eq!(rejected_for(&bridge, "denied"), 3.0);
+
+    // A connection of its own goes by the load balancer's address.
+    let bridge = trusting("tcp", echo()).flags(&["--deny", BALANCER]).start();
+    let _open = served(BALANCER, &bridge, LINE);
+    turned_away(BALANCER, &bridge, &nobodys);
+    let record = bridge.close_record();
+    assert_eq!(record.text("reason"), "denied");
+    assert!(record.text("error").contains(BALANCER), "{}", record.0);
 }
 
 #[test]
@@ -351,8 +394,35 @@ fn trusting_haproxy(protocol: &str, gateway: SocketAddr) -> Setup {
     Bridge::to(gateway).flags(&["--protocol", protocol, "--proxy-protocol-from", "127.0.0.1"])
 }
 
+/// A connection that begins with `header` and is relayed.
+fn served(from: &str, bridge: &Bridge, header: &[u8]) -> TcpStream {
+    let mut client = connect_from(from, bridge.listen);
+    client.write_all(&[header, b"!"].concat()).unwrap();
+    assert_eq!(read_exactly(&client, 1), b"!");
+    client
+}
+
+/// A connection that begins with `header` and is reset.
+fn turned_away(from: &str, bridge: &Bridge, header: &[u8]) {
+    let mut client = connect_from(from, bridge.listen);
+    // Fails when it has been reset already.
+    let _ = client.write_all(header);
+    let mut byte = [0];
+    let end = client.read(&mut byte).map(drop);
+    assert!(is_reset(&end), "{end:?}");
+}
+
+/// A header of version 1 that names a client.
+fn of_client(host: &str) -> Vec<u8> {
+    format!("PROXY TCP4 {host} 203.0.113.1 4242 3306\r\n").into_bytes()
+}
+
 fn rejected(bridge: &Bridge) -> f64 {
-    let labels = [("listener", "127.0.0.1:0"), ("reason", "proxy_header")];
+    rejected_for(bridge, "proxy_header")
+}
+
+fn rejected_for(bridge: &Bridge, reason: &str) -> f64 {
+    let labels = [("listener", "127.0.0.1:0"), ("reason", reason)];
     bridge.metrics().sum("tidegate_connections_rejected_total", &labels)
 }
 

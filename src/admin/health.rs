@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tokio::sync::watch;
+
+use super::View;
 use crate::drain::{Drain, Phase};
-use crate::upstream::Upstream;
 
 /// The state behind `/readyz` and `/startupz`.
 ///
@@ -12,13 +14,13 @@ use crate::upstream::Upstream;
 /// down could not tell its clients so. `/healthz/deep` is there for those who want to know.
 pub(super) struct Health {
     drain: Drain,
-    upstreams: Vec<Arc<Upstream>>,
+    view: watch::Receiver<Arc<View>>,
     started: AtomicBool,
 }
 
 impl Health {
-    pub fn new(drain: Drain, upstreams: Vec<Arc<Upstream>>) -> Self {
-        Self { drain, upstreams, started: AtomicBool::new(false) }
+    pub fn new(drain: Drain, view: watch::Receiver<Arc<View>>) -> Self {
+        Self { drain, view, started: AtomicBool::new(false) }
     }
 
     /// Listening, not draining, and an address known for every gateway.
@@ -44,7 +46,8 @@ impl Health {
     }
 
     fn unresolved(&self) -> Option<String> {
-        let upstream = self.upstreams.iter().find(|upstream| !upstream.is_resolved())?;
+        let view = self.view.borrow().clone();
+        let upstream = view.upstreams.iter().find(|upstream| !upstream.is_resolved())?;
         let snapshot = upstream.snapshot();
         let why = snapshot.dns_error.unwrap_or_else(|| "the name is being looked up".into());
         Some(format!("no address for {}: {why}", snapshot.gateway))

@@ -18,13 +18,14 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::sync::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use crate::drain::Drain;
+use crate::drain::{Drain, Phase};
 use crate::metrics::Metrics;
-use crate::net::listener::Listener;
+use crate::net::listener::{Accepted, Listener};
 use crate::net::proxy_protocol;
 use crate::proxy::Proxy;
 use crate::upstream::Upstream;
@@ -51,14 +52,30 @@ pub struct Parts {
     pub log_lines_dropped: Box<dyn Fn() -> u64 + Send + Sync>,
     /// What `POST /drain` begins.
     pub drain: Drain,
+    /// The runtimes of the process.
+    pub runtimes: Vec<Handle>,
+    /// What is served.
+    pub view: watch::Receiver<Arc<View>>,
+    /// Dials every gateway.
+    pub deep_check: Box<dyn Fn(Arc<View>) -> DeepCheck + Send + Sync>,
+}
+
+/// What is served under one configuration; a reload puts another in its place.
+#[derive(Debug, Default)]
+pub struct View {
     /// All listeners.
     pub proxies: Vec<Arc<Proxy>>,
     /// All upstreams.
     pub upstreams: Vec<Arc<Upstream>>,
-    /// Dials every gateway.
-    pub deep_check: Box<dyn Fn() -> DeepCheck + Send + Sync>,
     /// The bearer token for state-changing calls from other hosts; `None`: these are refused.
     pub token: Option<String>,
+}
+
+impl View {
+    /// Sessions that are open on all listeners.
+    pub fn open(&self) -> i64 {
+        self.proxies.iter().map(|proxy| proxy.metrics.open.get()).sum()
+    }
 }
 
 /// The endpoint at work.
@@ -71,7 +88,7 @@ pub struct Admin {
 impl Admin {
     /// An endpoint over its parts.
     pub fn new(parts: Parts) -> Self {
-        let health = Health::new(parts.drain.clone(), parts.upstreams.clone());
+        let health = Health::new(parts.drain.clone(), parts.view.clone());
         Self { parts, health, last_deep_check: Mutex::new(None) }
     }
 
@@ -79,8 +96,10 @@ impl Admin {
     pub async fn serve(self, mut listener: Listener) {
         let admin = Arc::new(self);
         loop {
-            let (stream, peer) = listener.accept().await;
-            drop(tokio::spawn(connection(admin.clone(), stream, peer)));
+            // Without a descriptor left there is nothing to say over HTTP either.
+            if let Accepted::Connection(stream, peer) = listener.accept(b"").await {
+                drop(tokio::spawn(connection(admin.clone(), stream, peer)));
+            }
         }
     }
 
@@ -112,7 +131,7 @@ impl Admin {
             "/healthz/deep" => verdict(self.deep_check().await),
             "/metrics" => {
                 // Brings the endpoints' gauges up to now.
-                self.parts.upstreams.iter().for_each(|upstream| upstream.count_endpoints());
+                self.view().upstreams.iter().for_each(|upstream| upstream.count_endpoints());
                 let text = self.parts.metrics.render((self.parts.log_lines_dropped)());
                 reply(StatusCode::OK, METRICS, text)
             }
@@ -123,7 +142,14 @@ impl Admin {
     }
 
     fn status(&self) -> status::Status {
-        status::Status::of(&self.parts.drain, &self.parts.proxies, &self.parts.upstreams)
+        let view = self.view();
+        let runtimes = self.parts.runtimes.iter();
+        let tasks = runtimes.map(|runtime| runtime.metrics().num_alive_tasks()).sum();
+        status::Status::of(&self.parts.drain, &view.proxies, &view.upstreams, tasks)
+    }
+
+    fn view(&self) -> Arc<View> {
+        self.parts.view.borrow().clone()
     }
 
     /// One check at a time, and its result for a while: to a server each is a failed log-in.
@@ -132,7 +158,7 @@ impl Admin {
         match &*last {
             Some((at, result)) if at.elapsed() < DEEP_CHECK_HOLDS => result.clone(),
             _ => {
-                let result = (self.parts.deep_check)().await;
+                let result = (self.parts.deep_check)(self.view()).await;
                 *last = Some((Instant::now(), result.clone()));
                 result
             }
@@ -142,7 +168,7 @@ impl Admin {
     /// Changes state: from this host, or with the token.
     fn drain(&self, request: &Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
         let given = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
-        let known = self.parts.token.as_ref().map(|token| format!("Bearer {token}"));
+        let known = self.view().token.as_ref().map(|token| format!("Bearer {token}"));
         let authorized = match (given, &known) {
             (Some(given), Some(known)) => same(given, known.as_bytes()),
             _ => false,
@@ -157,8 +183,11 @@ impl Admin {
             return reply(StatusCode::FORBIDDEN, TEXT, text);
         }
         info!(%peer, "drain asked for over HTTP");
+        let already = if self.parts.drain.phase() == Phase::Serving { "" } else { "already " };
         self.parts.drain.begin();
-        reply(StatusCode::OK, TEXT, "draining\n")
+        let open = self.view().open();
+        let sessions = if open == 1 { "session is" } else { "sessions are" };
+        reply(StatusCode::OK, TEXT, format!("{already}draining, {open} {sessions} open\n"))
     }
 }
 

@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use crate::drain::{Drain, Phase};
+use crate::drain::Drain;
+use crate::log::Bytes;
 use crate::proxy::{self, Proxy};
 use crate::upstream::{self, Upstream};
 
@@ -15,21 +16,25 @@ use crate::upstream::{self, Upstream};
 pub(super) struct Status {
     version: &'static str,
     pid: u32,
+    /// Tasks alive on all runtimes: sessions, and what the bridge does besides.
+    tasks: usize,
     phase: &'static str,
     listeners: Vec<proxy::Snapshot>,
     upstreams: Vec<upstream::Snapshot>,
 }
 
 impl Status {
-    pub fn of(drain: &Drain, proxies: &[Arc<Proxy>], upstreams: &[Arc<Upstream>]) -> Self {
+    pub fn of(
+        drain: &Drain,
+        proxies: &[Arc<Proxy>],
+        upstreams: &[Arc<Upstream>],
+        tasks: usize,
+    ) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
-            phase: match drain.phase() {
-                Phase::Serving => "serving",
-                Phase::Draining => "draining",
-                Phase::Closing => "closing",
-            },
+            tasks,
+            phase: drain.phase().as_str(),
             listeners: proxies.iter().map(|proxy| proxy.snapshot()).collect(),
             upstreams: upstreams.iter().map(|upstream| upstream.snapshot()).collect(),
         }
@@ -159,25 +164,6 @@ impl<T: AsRef<str>> Display for Escaped<T> {
     }
 }
 
-/// A number of bytes with a binary unit.
-struct Bytes(u64);
-
-impl Display for Bytes {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-        let mut unit = 0;
-        let mut value = self.0 as f64;
-        while value >= 1024.0 && unit + 1 < UNITS.len() {
-            value /= 1024.0;
-            unit += 1;
-        }
-        match unit {
-            0 => write!(f, "{} B", self.0),
-            _ => write!(f, "{value:.1} {}", UNITS[unit]),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,13 +171,5 @@ mod tests {
     #[test]
     fn text_from_outside_stays_text() {
         assert_eq!(Escaped("<b>&'\"").to_string(), "&lt;b>&amp;&#39;&quot;");
-    }
-
-    #[test]
-    fn bytes_have_units() {
-        assert_eq!(Bytes(1023).to_string(), "1023 B");
-        assert_eq!(Bytes(1536).to_string(), "1.5 KiB");
-        assert_eq!(Bytes(5 << 40).to_string(), "5.0 TiB");
-        assert_eq!(Bytes(u64::MAX).to_string(), "16777216.0 TiB");
     }
 }

@@ -2,9 +2,10 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use thiserror::Error;
+
+use crate::config::TokenError;
 
 /// Why a bridge cannot start.
 #[derive(Debug, Error)]
@@ -17,6 +18,16 @@ pub enum BuildError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A socket was passed that other hosts can reach, and nobody has said who may connect.
+    #[error(
+        "the socket {address} that was passed would let any host use the gateway of `{listener}`"
+    )]
+    Exposed {
+        /// The listener that it is for.
+        listener: String,
+        /// Where it listens.
+        address: SocketAddr,
+    },
     /// The kernel does not have the congestion control algorithm, or does not allow it.
     #[error("congestion_control is `{name}`, which the kernel refuses")]
     CongestionControl {
@@ -25,17 +36,9 @@ pub enum BuildError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// The token file cannot be read.
-    #[error("cannot read admin_token_file {}", path.display())]
-    Token {
-        /// The file.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// The token file holds no token.
-    #[error("admin_token_file {} is empty", .0.display())]
-    EmptyToken(PathBuf),
+    /// The admin token is to come from a file that has none.
+    #[error(transparent)]
+    Token(#[from] TokenError),
 }
 
 impl BuildError {
@@ -46,7 +49,10 @@ impl BuildError {
             Self::CongestionControl { .. } => {
                 return Some("see net.ipv4.tcp_allowed_congestion_control, or set system");
             }
-            Self::Token { .. } | Self::EmptyToken(_) => return None,
+            Self::Exposed { .. } => {
+                return Some("set `allow` or allow_any, or a loopback address in the socket unit");
+            }
+            Self::Token(_) => return None,
         };
         match source.kind() {
             io::ErrorKind::AddrInUse => {

@@ -2,53 +2,77 @@
 //!
 //! `Config -> App::build -> App::run`. Data threads carry the sessions, each a `current_thread`
 //! runtime with listening sockets of its own; the control runtime, on which [`App::run`] is
-//! polled, carries the resolvers, the admin endpoint and the drain.
+//! polled, carries the resolvers, the admin endpoint, reloads and the drain.
+//!
+//! A configuration is immutable: a reload makes new proxies and upstreams of the next one, which
+//! take over the addresses, the counts and what is known of the gateways. Sessions keep theirs.
 
+mod bindings;
 mod error;
+mod reload;
+mod threads;
 
-use std::fs;
-use std::io;
+use std::mem::take;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::runtime;
-use tokio::task::JoinSet;
-use tokio::time::timeout;
-use tokio_util::task::task_tracker::TaskTrackerToken;
-use tracing::{debug, error, info, warn};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
+use tokio::time::{sleep, timeout};
+use tracing::{error, info, warn};
 
-use crate::admin::{Admin, DeepCheck, Parts};
-use crate::config::{Config, Gateway, Listener as ListenerConfig, Protocol, Tcp};
+use crate::admin::{Admin, DeepCheck, Parts, View};
+use crate::config::{Config, Protocol, read_token};
 use crate::drain::{Drain, Phase};
 use crate::metrics::Metrics;
-use crate::net::listener::{self, Listener};
+use crate::net::listener::Listener;
 use crate::net::socket;
-use crate::proxy::Proxy;
-use crate::relay;
+use crate::proxy::{Limits, Proxy};
+use crate::systemd::{self, Inherited};
 use crate::upstream::Upstream;
+use crate::{log, relay};
+use bindings::{Binding, adopt, bind_all, bind_as_passed, open};
+use threads::{ToThread, watch_over};
 
 pub use error::{BuildError, RunError};
 
 /// Time for sessions that were told to close to be gone.
 const CLOSING: Duration = Duration::from_secs(5);
+/// The part of `drain_timeout` in which idle sessions are closed, and how long it is at the most.
+const RETIRING_SHARE: u32 = 3;
+const LONGEST_RETIRING: Duration = Duration::from_secs(5);
+/// Descriptors that are no session's: standard streams, log, admin, resolvers, look-ups.
+const OWN_DESCRIPTORS: usize = 64;
+/// Those of a data thread: its reactor, listening sockets, the spare one.
+const OWN_DESCRIPTORS_PER_THREAD: usize = 16;
 
 /// A bridge whose sockets are bound.
 pub struct App {
     config: Config,
     drain: Drain,
-    admin: Admin,
+    log: log::Control,
+    metrics: Arc<Metrics>,
+    limits: Arc<Limits>,
+    /// Connections that there are descriptors for.
+    capacity: usize,
     admin_socket: std::net::TcpListener,
     admin_address: SocketAddr,
-    proxies: Vec<Arc<Proxy>>,
-    upstreams: Vec<Arc<Upstream>>,
-    ready_line: String,
-    addresses: Vec<SocketAddr>,
-    /// For each data thread its sockets, each with the proxy that it feeds.
-    sockets: Vec<Vec<(Arc<Proxy>, std::net::TcpListener)>>,
+    /// Names and addresses of sockets that the service manager passed.
+    passed: Vec<(String, SocketAddr)>,
+    /// What is served at the time; the admin endpoint looks at it.
+    view: watch::Sender<Arc<View>>,
+    bindings: Vec<Binding>,
+    /// The way to each data thread, and what they receive before they run.
+    threads: Vec<mpsc::UnboundedSender<ToThread>>,
+    receivers: Vec<mpsc::UnboundedReceiver<ToThread>>,
+    /// How often the threads look at their sessions.
+    periods: watch::Sender<Duration>,
+    /// The tasks that keep the upstreams resolved, and whose they are.
+    resolvers: JoinSet<()>,
+    resolving: Vec<(Arc<Upstream>, AbortHandle)>,
 }
 
 /// Looks at what a configuration asks of this host, and returns the admin token, if any.
@@ -57,92 +81,51 @@ pub fn preflight(config: &Config) -> Result<Option<String>, BuildError> {
         socket::try_congestion_control(name)
             .map_err(|source| BuildError::CongestionControl { name: name.clone(), source })?;
     }
-    config.admin_token_file.clone().map(read_token).transpose()
+    Ok(config.admin_token_file.as_deref().map(read_token).transpose()?)
 }
 
 impl App {
-    /// Binds everything and wires the rooms together; nothing is served yet, but the kernel
-    /// already queues connections. `log_lines_dropped` feeds a metric.
+    /// Binds everything that was not `inherited` and wires the rooms together; nothing is served
+    /// yet, but the kernel already queues connections.
     pub fn build(
-        config: Config,
+        mut config: Config,
+        inherited: Vec<Inherited>,
         drain: Drain,
-        log_lines_dropped: impl Fn() -> u64 + Send + Sync + 'static,
+        log: log::Control,
     ) -> Result<Self, BuildError> {
-        raise_file_limit();
+        let capacity = capacity(raise_file_limit(), config.threads);
         let token = preflight(&config)?;
-        let metrics = Arc::new(Metrics::new());
-        let upstreams: Vec<Arc<Upstream>> = config
-            .upstreams
-            .iter()
-            .map(|upstream| {
-                let handles = metrics.upstream(&upstream.name);
-                Arc::new(Upstream::new(
-                    upstream.clone(),
-                    config.tcp.clone(),
-                    handles,
-                    drain.clone(),
-                ))
-            })
-            .collect();
-        let mut proxies = Vec::new();
-        let mut sockets: Vec<_> = (0..config.threads).map(|_| Vec::new()).collect();
-        let mut addresses = Vec::new();
-        let mut forwards = Vec::new();
-        for listener in &config.listeners {
-            let bound = bind_all(listener, config.threads, &config.tcp)?;
-            let upstream = upstreams
-                .iter()
-                .find(|upstream| upstream.name() == listener.upstream)
-                .expect("validation has checked that the upstream exists");
-            let own: Vec<_> = bound.iter().map(|(address, _)| *address).collect();
-            forwards.push(forward(&own, upstream.gateway(), listener));
-            let proxy = Arc::new(Proxy {
-                config: listener.clone(),
-                addresses: own.clone(),
-                stall_timeout: config.stall_timeout,
-                splice: config.splice,
-                upstream: upstream.clone(),
-                metrics: metrics.listener(&listener.name, listener.pool.as_str()),
-                drain: drain.clone(),
-            });
-            for (thread, socket) in
-                bound.into_iter().flat_map(|(_, all)| all.into_iter().enumerate())
-            {
-                sockets[thread].push((proxy.clone(), socket));
-            }
-            proxies.push(proxy);
-            addresses.extend(own);
-        }
-        let (admin_address, mut admin_socket) = bind(config.admin, 1, &config.tcp)?;
-        let admin = Admin::new(Parts {
-            metrics,
-            log_lines_dropped: Box::new(log_lines_dropped),
-            drain: drain.clone(),
-            proxies: proxies.clone(),
-            upstreams: upstreams.clone(),
-            deep_check: deep_check(&config, &upstreams),
-            token,
-        });
-        Ok(Self {
-            ready_line: format!(
-                "tidegate: listening on {}; admin on http://{admin_address}",
-                forwards.join(", ")
-            ),
-            admin,
+        let passed: Vec<_> = inherited.iter().map(|one| (one.name.clone(), one.address)).collect();
+        bind_as_passed(&mut config.listeners, &passed);
+        let mut adopted = adopt(inherited, &config.listeners, config.threads, &config.tcp)?;
+        let bound = bind_all(&config.listeners, config.threads, &config.tcp, &mut adopted)?;
+        let (admin_address, mut admin_socket) = open(config.admin, 1, &config.tcp, false)?;
+        let (threads, receivers) = (0..config.threads).map(|_| mpsc::unbounded_channel()).unzip();
+        let mut app = Self {
+            drain,
+            log,
+            metrics: Arc::new(Metrics::new()),
+            limits: Limits::new(config.max_connections.unwrap_or(capacity)),
+            capacity,
             admin_socket: admin_socket.remove(0),
             admin_address,
+            passed,
+            view: watch::Sender::default(),
+            bindings: Vec::new(),
+            threads,
+            receivers,
+            periods: watch::Sender::new(period(&config)),
+            resolvers: JoinSet::new(),
+            resolving: Vec::new(),
             config,
-            drain,
-            proxies,
-            upstreams,
-            addresses,
-            sockets,
-        })
+        };
+        app.install(bound, token);
+        Ok(app)
     }
 
     /// The addresses that were bound, in the order of the configuration.
-    pub fn listening(&self) -> &[SocketAddr] {
-        &self.addresses
+    pub fn listening(&self) -> Vec<SocketAddr> {
+        self.bindings.iter().map(Binding::address).collect()
     }
 
     /// Where the admin endpoint is.
@@ -151,192 +134,167 @@ impl App {
     }
 
     /// What `tidegate run` prints on stdout once it serves.
-    pub fn ready_line(&self) -> &str {
-        &self.ready_line
+    pub fn ready_line(&self) -> String {
+        let view = self.view.borrow();
+        let forwards: Vec<_> = view.proxies.iter().map(|proxy| forward(proxy)).collect();
+        let (forwards, admin) = (forwards.join(", "), self.admin_address);
+        format!("tidegate: listening on {forwards}; admin on http://{admin}")
     }
 
-    /// Serves until the drain has begun and everybody is gone.
-    pub async fn run(self) -> Result<(), RunError> {
+    /// Serves until the drain has begun and everybody is gone. `reloads` are configurations to go on
+    /// with, or why there is none.
+    pub async fn run(
+        mut self,
+        mut reloads: mpsc::Receiver<Result<Config, String>>,
+    ) -> Result<(), RunError> {
+        let mut runtimes = vec![Handle::current()];
+        for (number, inbox) in take(&mut self.receivers).into_iter().enumerate() {
+            runtimes.push(threads::start(number, inbox, &self.drain, self.periods.subscribe())?);
+        }
+        let log = self.log.clone();
+        let admin = Admin::new(Parts {
+            metrics: self.metrics.clone(),
+            log_lines_dropped: Box::new(move || log.dropped()),
+            drain: self.drain.clone(),
+            runtimes,
+            view: self.view.subscribe(),
+            deep_check: Box::new(deep_check),
+        });
+        let admin_socket = self.admin_socket.try_clone().map_err(RunError::Socket)?;
         let admin_socket =
-            Listener::new(self.admin_socket, &self.config.tcp).map_err(RunError::Socket)?;
+            Listener::new(admin_socket, &self.config.tcp, false).map_err(RunError::Socket)?;
         let mut control = JoinSet::new();
-        control.spawn(self.admin.serve(admin_socket));
-        let nameservers: Arc<[SocketAddr]> = self.config.nameservers.into();
-        for upstream in self.upstreams {
-            let nameservers = nameservers.clone();
-            control.spawn(async move { upstream.keep_resolved(&nameservers).await });
-        }
-        let by_the_second =
-            self.config.listeners.iter().any(|listener| {
-                !listener.idle_timeout.is_zero() || !listener.max_lifetime.is_zero()
-            }) || self.config.upstreams.iter().any(|one| !one.close_vanished_after.is_zero());
-        for (number, sockets) in self.sockets.into_iter().enumerate() {
-            let runtime = runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .map_err(RunError::Thread)?;
-            let member = self.drain.join();
-            let (drain, tcp) = (self.drain.clone(), self.config.tcp.clone());
-            let watch = relay::look_after(drain.clone(), self.config.stall_timeout, by_the_second);
-            // Not joined: `drain.empty()` below tells when its sessions are gone.
-            thread::Builder::new()
-                .name(format!("tidegate-{number}"))
-                .spawn(move || runtime.block_on(carry(sockets, tcp, drain, member, watch)))
-                .map_err(RunError::Thread)?;
-        }
+        control.spawn(admin.serve(admin_socket));
+        self.resolve();
+        info!(max_connections = self.config.max_connections.unwrap_or(self.capacity), "serving");
+        systemd::ready(&self.ready_line());
+        let watched = watch_over(self.threads.clone());
+        tokio::pin!(watched);
         let mut result = Ok(());
         loop {
             tokio::select! {
-                () = self.drain.reached(Phase::Draining) => break,
-                Some(ended) = control.join_next() => if ended.is_err_and(|error| error.is_panic()) {
-                    // Without it the bridge would go on with old addresses or without probes.
-                    error!("a control task panicked: draining");
-                    result = Err(RunError::Panicked);
-                    self.drain.begin();
+                never = &mut watched => match never {},
+                () = self.drain.reached(Phase::Leaving) => break,
+                Some(config) = reloads.recv() => {
+                    systemd::reloading();
+                    self.reload(config);
+                    systemd::ready(&self.ready_line());
+                }
+                Some(ended) = control.join_next() => if is_panic(&ended) {
+                    result = self.end_for_a_panic();
+                },
+                Some(ended) = self.resolvers.join_next() => if is_panic(&ended) {
+                    result = self.end_for_a_panic();
                 },
             }
         }
-        let open = self.proxies.iter().map(|proxy| proxy.snapshot().open).sum::<i64>();
-        info!(open, limit = ?self.config.drain_timeout, "draining");
-        if timeout(self.config.drain_timeout, self.drain.empty()).await.is_err() {
-            let open = self.proxies.iter().map(|proxy| proxy.snapshot().open).sum::<i64>();
-            warn!(open, "the drain timeout has passed: closing what is left");
+        self.end().await;
+        result
+    }
+
+    /// Without it the bridge would go on with old addresses or without probes.
+    fn end_for_a_panic(&self) -> Result<(), RunError> {
+        error!("a control task panicked: draining");
+        self.drain.begin();
+        Err(RunError::Panicked)
+    }
+
+    /// From the beginning of the drain until everybody is gone. Idle sessions are closed in the last
+    /// part of `drain_timeout`, what is left when it has passed.
+    async fn end(&self) {
+        let Config { drain_grace, drain_timeout, .. } = self.config;
+        systemd::stopping("draining");
+        if !drain_grace.is_zero() {
+            info!(?drain_grace, "not ready any more, still accepting");
+            sleep(drain_grace).await;
+        }
+        self.drain.advance(Phase::Draining);
+        info!(open = self.open(), limit = ?drain_timeout, "draining");
+        let retiring = (drain_timeout / RETIRING_SHARE).min(LONGEST_RETIRING);
+        if timeout(drain_timeout - retiring, self.drain.empty()).await.is_err() {
+            self.drain.advance(Phase::Retiring);
+            if timeout(retiring, self.drain.empty()).await.is_err() {
+                warn!(open = self.open(), "the drain timeout has passed: closing what is left");
+            }
         }
         self.drain.close();
         if timeout(CLOSING, self.drain.empty()).await.is_err() {
             warn!("some sessions did not end");
         }
         info!("drained");
-        result
+    }
+
+    fn open(&self) -> i64 {
+        self.view.borrow().open()
     }
 }
 
-/// The life of a data thread: accepts until the drain, then sees its sessions off.
-async fn carry(
-    sockets: Vec<(Arc<Proxy>, std::net::TcpListener)>,
-    tcp: Tcp,
-    drain: Drain,
-    member: TaskTrackerToken,
-    watch: impl Future<Output = ()> + Send + 'static,
-) {
-    let watch = tokio::spawn(watch);
-    let mut accepting = JoinSet::new();
-    for (proxy, socket) in sockets {
-        match Listener::new(socket, &tcp) {
-            // A task of its own: a future inside block_on is polled at every wake-up.
-            Ok(listener) => drop(accepting.spawn(proxy.serve(listener))),
-            Err(error) => error!(%error, "cannot use a listening socket"),
-        }
-    }
-    while let Some(ended) = accepting.join_next().await {
-        if ended.is_err() {
-            error!("an accept loop panicked: draining");
-            drain.begin();
-        }
-    }
-    drop(member);
-    drain.reached(Phase::Closing).await;
-    // Wakes the relays that are left; it ends by itself after that.
-    let _ = watch.await;
-    drain.empty().await;
-}
-
-fn bind(
-    address: SocketAddr,
-    count: usize,
-    tcp: &Tcp,
-) -> Result<(SocketAddr, Vec<std::net::TcpListener>), BuildError> {
-    let wrong = |source| BuildError::Bind { address, source };
-    let sockets = listener::bind(address, count, tcp).map_err(wrong)?;
-    let bound = sockets[0].local_addr().map_err(wrong)?;
-    Ok((bound, sockets))
-}
-
-/// For each address of a listener one socket per thread. Of `localhost` the IPv6 half may be
-/// missing; with port 0 it gets the port of the first half.
-fn bind_all(
-    listener: &ListenerConfig,
-    threads: usize,
-    tcp: &Tcp,
-) -> Result<Vec<(SocketAddr, Vec<std::net::TcpListener>)>, BuildError> {
-    let mut bound: Vec<(SocketAddr, Vec<std::net::TcpListener>)> = Vec::new();
-    for name in &listener.bind {
-        let mut port = None;
-        for mut address in name.addresses() {
-            address.set_port(port.unwrap_or(address.port()));
-            match bind(address, threads, tcp) {
-                Err(BuildError::Bind { source, .. }) if port.is_some() && no_ipv6(&source) => {}
-                result => {
-                    let (address, sockets) = result?;
-                    port = Some(address.port());
-                    bound.push((address, sockets));
-                }
-            }
-        }
-    }
-    Ok(bound)
-}
-
-fn no_ipv6(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::AddrNotAvailable
-        || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
+fn is_panic(ended: &Result<(), JoinError>) -> bool {
+    ended.as_ref().is_err_and(JoinError::is_panic)
 }
 
 /// `127.0.0.1:4000 -> gateway:4000 (pool off)`
-fn forward(addresses: &[SocketAddr], gateway: &Gateway, listener: &ListenerConfig) -> String {
-    let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-    format!("{} -> {gateway} (pool {})", addresses.join(","), listener.pool.as_str())
+fn forward(proxy: &Proxy) -> String {
+    let addresses: Vec<_> = proxy.addresses.iter().map(ToString::to_string).collect();
+    let (gateway, pool) = (proxy.upstream.gateway(), proxy.config.pool.as_str());
+    format!("{} -> {gateway} (pool {pool})", addresses.join(","))
 }
 
-fn deep_check(
-    config: &Config,
-    upstreams: &[Arc<Upstream>],
-) -> Box<dyn Fn() -> DeepCheck + Send + Sync> {
-    let checks: Vec<(Arc<Upstream>, Protocol)> = upstreams
-        .iter()
-        .zip(&config.upstreams)
-        .map(|(upstream, named)| {
+/// Dials every gateway, as its listener would.
+fn deep_check(view: Arc<View>) -> DeepCheck {
+    Box::pin(async move {
+        let mut answers = Vec::new();
+        for upstream in &view.upstreams {
             let mut users =
-                config.listeners.iter().filter(|listener| listener.upstream == named.name);
-            let protocol = users.next().map_or(Protocol::Mysql, |listener| listener.protocol);
-            (upstream.clone(), protocol)
-        })
-        .collect();
-    Box::new(move || {
-        let checks = checks.clone();
-        Box::pin(async move {
-            let mut answers = Vec::new();
-            for (upstream, protocol) in checks {
-                match upstream.connect(protocol, None).await {
-                    Ok(connected) => {
-                        let address = connected.in_use.endpoint().address;
-                        answers.push(format!("{} answers at {address}", upstream.gateway()));
-                        if protocol == Protocol::Mysql {
-                            upstream.take_leave(connected.stream, Vec::new()).await;
-                        }
+                view.proxies.iter().filter(|proxy| Arc::ptr_eq(&proxy.upstream, upstream));
+            let protocol = users.next().map_or(Protocol::Mysql, |proxy| proxy.config.protocol);
+            match upstream.connect(protocol, None).await {
+                Ok(connected) => {
+                    let address = connected.in_use.endpoint().address;
+                    answers.push(format!("{} answers at {address}", upstream.gateway()));
+                    if protocol == Protocol::Mysql {
+                        upstream.take_leave(connected.stream, Vec::new()).await;
                     }
-                    Err(error) => return Err(error.to_string()),
                 }
+                Err(error) => return Err(error.to_string()),
             }
-            Ok(answers.join("; "))
-        })
+        }
+        Ok(answers.join("; "))
     })
 }
 
-fn read_token(path: PathBuf) -> Result<String, BuildError> {
-    match fs::read_to_string(&path) {
-        Err(source) => Err(BuildError::Token { path, source }),
-        Ok(text) if text.trim().is_empty() => Err(BuildError::EmptyToken(path)),
-        Ok(text) => Ok(text.trim().to_owned()),
-    }
+/// How often sessions are looked at.
+fn period(config: &Config) -> Duration {
+    let by_the_second = config
+        .listeners
+        .iter()
+        .any(|listener| !listener.idle_timeout.is_zero() || !listener.max_lifetime.is_zero())
+        || config.upstreams.iter().any(|one| !one.close_vanished_after.is_zero());
+    relay::period(config.stall_timeout, by_the_second)
 }
 
-/// Two descriptors a session: the soft limit of 1,024 that shells set is for select(2).
-fn raise_file_limit() {
+/// Two descriptors a session: the soft limit of 1,024 that shells set is for select(2). Returns the
+/// limit that holds; `None`: any number.
+fn raise_file_limit() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => debug!(from = limit.current, to = limit.maximum, "open files"),
-        Err(error) => warn!(%error, "cannot raise the limit of open files"),
+        Ok(()) => {
+            info!(from = limit.current, to = limit.maximum, "limit of open files");
+            limit.maximum
+        }
+        Err(error) => {
+            warn!(%error, "cannot raise the limit of open files");
+            limit.current
+        }
     }
+}
+
+/// Connections that so many descriptors are enough for: two for each, beside those of the process.
+fn capacity(descriptors: Option<u64>, threads: usize) -> usize {
+    let Some(descriptors) = descriptors else { return usize::MAX };
+    let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+    let own = OWN_DESCRIPTORS + threads * OWN_DESCRIPTORS_PER_THREAD + 2 * relay::MOST_PIPES;
+    // With a low limit pipes are what gives way: everything is copied then.
+    (descriptors.saturating_sub(own).max(descriptors / 2) / 2).max(1)
 }

@@ -4,8 +4,11 @@
 //! settings that remember where they were written; `validate` joins them (flags > environment >
 //! file > defaults) into the [`Config`] below. Every room receives its own part of it.
 
+mod access;
+mod classes;
 mod error;
 mod file;
+mod keys;
 mod parsers;
 mod validate;
 #[cfg(test)]
@@ -14,6 +17,7 @@ mod value;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,6 +25,8 @@ use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 use tracing::level_filters::LevelFilter;
 
+pub use access::{Access, TokenError, read_token};
+pub use classes::{Class, changes};
 pub use error::ConfigError;
 pub use file::{Overrides, Raw, Source, check_variables};
 pub use value::{Bind, Gateway, is_public};
@@ -35,10 +41,16 @@ pub struct Config {
     pub admin_token_file: Option<PathBuf>,
     /// Data threads, each with a runtime and listening sockets of its own.
     pub threads: usize,
+    /// Connections that there may be in all; `None`: as many as there are descriptors for.
+    #[serde(serialize_with = "or_auto")]
+    pub max_connections: Option<usize>,
     /// DNS servers to ask; empty: those of `/etc/resolv.conf`.
     #[serde(rename = "nameserver")]
     pub nameservers: Vec<SocketAddr>,
-    /// How long sessions may go on after SIGTERM.
+    /// How long connections are still accepted after SIGTERM, with readiness off.
+    #[serde(serialize_with = "duration")]
+    pub drain_grace: Duration,
+    /// How long sessions may go on after that.
     #[serde(serialize_with = "duration")]
     pub drain_timeout: Duration,
     /// How long written bytes may stay unacknowledged before the peer counts as dead; 0: for ever.
@@ -123,8 +135,26 @@ pub struct Listener {
     pub pool: Pool,
     /// What is spoken.
     pub protocol: Protocol,
-    /// Whether a bind that other hosts can reach is meant.
+    /// Whether a bind that other hosts can reach is meant, although anybody may connect.
     pub allow_any: bool,
+    /// Networks whose hosts may connect; empty: all.
+    pub allow: Vec<IpNet>,
+    /// Networks whose hosts may not, also if they are in `allow`.
+    pub deny: Vec<IpNet>,
+    /// Connections that it may have; `None`: as many as the process.
+    #[serde(serialize_with = "or_zero")]
+    pub max_connections: Option<usize>,
+    /// Connections that one address may have; `None`: any number.
+    #[serde(serialize_with = "or_zero")]
+    pub max_connections_per_source: Option<usize>,
+    /// Connections a second that are let in; `None`: any number.
+    #[serde(serialize_with = "or_zero")]
+    pub accept_rate: Option<NonZeroU32>,
+    /// Connections that may wait when one of these limits is reached.
+    pub queue: usize,
+    /// For how long.
+    #[serde(serialize_with = "duration")]
+    pub queue_timeout: Duration,
     /// Time for a client to answer the greeting; 0: for ever.
     #[serde(serialize_with = "duration")]
     pub handshake_timeout: Duration,
@@ -237,11 +267,22 @@ pub fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
 
 /// Joins a file's text with flags and environment: flags > environment > file > defaults.
 pub fn load(file: Option<(&str, &str)>, overrides: &Overrides) -> Result<Config, ConfigError> {
-    let file = match file {
-        Some((text, origin)) => file::File::read(text, origin)?,
-        None => file::File::default(),
-    };
-    validate::finish(file, overrides)
+    validate::finish(read(file)?, overrides)
+}
+
+/// Joins what a client of a running bridge has to know, in the same order.
+pub fn load_access(
+    file: Option<(&str, &str)>,
+    overrides: &Overrides,
+) -> Result<Access, ConfigError> {
+    access::finish(read(file)?, overrides)
+}
+
+fn read(file: Option<(&str, &str)>) -> Result<file::File, ConfigError> {
+    match file {
+        Some((text, origin)) => file::File::read(text, origin),
+        None => Ok(file::File::default()),
+    }
 }
 
 impl Config {
@@ -261,6 +302,24 @@ fn display<S: Serializer>(value: &LevelFilter, serializer: S) -> Result<S::Ok, S
 
 fn or_system<S: Serializer>(value: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(value.as_deref().unwrap_or("system"))
+}
+
+fn or_auto<S: Serializer>(value: &Option<usize>, serializer: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => value.serialize(serializer),
+        None => serializer.serialize_str("auto"),
+    }
+}
+
+fn or_zero<T, S>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error>
+where
+    T: Serialize,
+    S: Serializer,
+{
+    match value {
+        Some(value) => value.serialize(serializer),
+        None => serializer.serialize_u8(0),
+    }
 }
 
 fn by_name<S: Serializer>(value: &[Upstream], serializer: S) -> Result<S::Ok, S::Error> {

@@ -3,6 +3,7 @@
 //! A parser's error is the second half of a sentence: "expected …".
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Duration;
@@ -15,6 +16,10 @@ use super::{Balance, LogFormat, Pool, Protocol, SendProxyProtocol, Splice};
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// More data threads than this are a typing error.
 const MAX_THREADS: usize = 256;
+/// More a second than one host can make.
+const MAX_RATE: u32 = 1_000_000;
+/// Each of them holds a descriptor, and is looked at when another one leaves.
+const MAX_QUEUE: usize = 10_000;
 
 /// `500ms`, `10s`, `5m`; a year at the most, so that adding one to a moment cannot overflow.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
@@ -67,6 +72,41 @@ pub(super) fn threads(text: &str) -> Result<usize, String> {
         Ok(count @ 1..=MAX_THREADS) => Ok(count),
         _ if text == "auto" => Ok(default_threads()),
         _ => Err(format!("expected auto or a number from 1 to {MAX_THREADS}")),
+    }
+}
+
+/// Connections that there may be in all.
+pub(super) fn max_connections(text: &str) -> Result<Option<usize>, String> {
+    match text.parse() {
+        Ok(count) if count > 0 => Ok(Some(count)),
+        _ if text == "auto" => Ok(None),
+        _ => Err("expected auto or a number from 1".into()),
+    }
+}
+
+/// A number of connections; 0 is any number.
+pub(super) fn count_or_any(text: &str) -> Result<Option<usize>, String> {
+    match text.parse::<usize>() {
+        Ok(count) => Ok((count > 0).then_some(count)),
+        Err(_) => Err("expected a number of connections, or 0 for any".into()),
+    }
+}
+
+/// Connections a second; 0 is any number.
+pub(super) fn accept_rate(text: &str) -> Result<Option<NonZeroU32>, String> {
+    match text.parse::<u32>() {
+        Ok(rate) if rate <= MAX_RATE => Ok(NonZeroU32::new(rate)),
+        _ => {
+            Err(format!("expected a number of connections a second up to {MAX_RATE}, or 0 for any"))
+        }
+    }
+}
+
+/// Connections that may wait.
+pub(super) fn queue(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count) if count <= MAX_QUEUE => Ok(count),
+        _ => Err(format!("expected a number of connections up to {MAX_QUEUE}")),
     }
 }
 

@@ -9,12 +9,13 @@ use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 
 use super::error::ConfigError;
-use super::file::{File, Overrides, Raw, Section, Source};
+use super::file::{File, Overrides, Section, Source};
+use super::keys::{Keys, parse_all};
 use super::parsers::{
-    balance, boolean, congestion_control, default_threads, duration, keepalive, keepalive_count,
-    log_format, log_level, name, nameserver, network, or_auto, path, pool, positive_duration,
-    protocol, seconds_or_never, send_proxy_protocol, socket_address, splice, stall_timeout,
-    threads, user_timeout,
+    accept_rate, balance, boolean, congestion_control, count_or_any, default_threads, duration,
+    keepalive, keepalive_count, log_format, log_level, max_connections, name, nameserver, network,
+    or_auto, path, pool, positive_duration, protocol, queue, seconds_or_never, send_proxy_protocol,
+    socket_address, splice, stall_timeout, threads, user_timeout,
 };
 use super::value::{Bind, Gateway, is_public};
 use super::{
@@ -22,7 +23,7 @@ use super::{
     Upstream,
 };
 
-const DEFAULT_ADMIN: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9400);
+pub(super) const DEFAULT_ADMIN: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9400);
 pub(super) const DEFAULT_BIND: Bind = Bind::Localhost(4000);
 /// The name of the upstream that `run GATEWAY` makes when no file names one.
 pub(super) const UNNAMED_UPSTREAM: &str = "gateway";
@@ -34,7 +35,9 @@ pub(super) fn finish(file: File, overrides: &Overrides) -> Result<Config, Config
     let admin = top.one("admin", socket_address, DEFAULT_ADMIN.into())?;
     let admin_token_file = top.optional("admin_token_file", path)?;
     let threads = top.one("threads", threads, default_threads())?;
+    let max_connections = top.one("max_connections", max_connections, None)?;
     let nameservers = top.list("nameserver", nameserver)?.unwrap_or_default();
+    let drain_grace = top.one("drain_grace", duration, Duration::ZERO)?;
     let drain_timeout = top.one("drain_timeout", duration, Duration::from_secs(25))?;
     let stall_timeout = top.one("stall_timeout", stall_timeout, Duration::from_secs(30))?;
     let splice = top.one("splice", splice, Splice::Auto)?;
@@ -76,7 +79,9 @@ pub(super) fn finish(file: File, overrides: &Overrides) -> Result<Config, Config
         admin,
         admin_token_file,
         threads,
+        max_connections,
         nameservers,
+        drain_grace,
         drain_timeout,
         stall_timeout,
         splice,
@@ -232,6 +237,17 @@ fn finish_listeners(
             pool: keys.one("pool", pool, Pool::Off)?,
             protocol: keys.one("protocol", protocol, Protocol::Mysql)?,
             allow_any: keys.one("allow_any", boolean, false)?,
+            allow: keys.list("allow", network)?.unwrap_or_default(),
+            deny: keys.list("deny", network)?.unwrap_or_default(),
+            max_connections: keys.of_the_section("max_connections", count_or_any)?.flatten(),
+            max_connections_per_source: keys.one(
+                "max_connections_per_source",
+                count_or_any,
+                None,
+            )?,
+            accept_rate: keys.one("accept_rate", accept_rate, None)?,
+            queue: keys.one("queue", queue, 100)?,
+            queue_timeout: keys.one("queue_timeout", duration, Duration::from_secs(1))?,
             handshake_timeout: keys.one("handshake_timeout", duration, Duration::from_secs(10))?,
             reply_timeout: keys.one("reply_timeout", duration, Duration::from_secs(60))?,
             idle_timeout: keys.one("idle_timeout", seconds_or_never, Duration::ZERO)?,
@@ -276,90 +292,16 @@ fn is_itself(gateway: &Gateway, listener: &Listener) -> bool {
 
 fn check_listener(listener: &Listener, source: Source) -> Result<(), ConfigError> {
     match listener.bind.iter().find(|bind| !bind.is_loopback()) {
-        Some(bind) if !listener.allow_any => Err(ConfigError::new(
+        Some(bind) if !listener.allow_any && listener.allow.is_empty() => Err(ConfigError::new(
             source,
             format!("listening on {bind} would let any host that reaches it use the gateway"),
         )
-        .hint("bind a loopback address, or say that it is meant: allow_any = true (--allow-any)")),
+        .hint(
+            "bind a loopback address, name those who may connect: allow = [\"10.0.0.0/8\"] \
+             (--allow), or say that it is meant: allow_any = true (--allow-any)",
+        )),
         _ => Ok(()),
     }
-}
-
-/// A section under the overrides: how one key is looked up.
-struct Keys<'s> {
-    section: &'s mut Section,
-    overrides: &'s Overrides,
-}
-
-impl Keys<'_> {
-    fn raw(&mut self, key: &'static str) -> Option<Raw> {
-        let written = self.section.take(key);
-        self.overrides.0.get(key).cloned().or(written)
-    }
-
-    fn one<T>(
-        &mut self,
-        key: &'static str,
-        parse: impl Fn(&str) -> Result<T, String>,
-        default: T,
-    ) -> Result<T, ConfigError> {
-        Ok(self.optional(key, parse)?.unwrap_or(default))
-    }
-
-    fn optional<T>(
-        &mut self,
-        key: &'static str,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Result<Option<T>, ConfigError> {
-        let Some(raw) = self.raw(key) else { return Ok(None) };
-        match raw.values.as_slice() {
-            [value] => parse_one(value, &raw, key, parse).map(Some),
-            _ => Err(ConfigError::new(raw.source, format!("`{key}` takes one value, not a list"))),
-        }
-    }
-
-    /// `None` when the key is not written; an empty list stays an empty list.
-    fn list<T>(
-        &mut self,
-        key: &'static str,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Result<Option<Vec<T>>, ConfigError> {
-        match self.raw(key) {
-            None => Ok(None),
-            Some(raw) if raw.values.is_empty() && key == "bind" => {
-                Err(ConfigError::new(raw.source, "`bind` is an empty list")
-                    .hint("leave it out for localhost:4000"))
-            }
-            Some(raw) => parse_all(&raw, key, parse).map(Some),
-        }
-    }
-}
-
-fn parse_all<T>(
-    raw: &Raw,
-    key: &str,
-    parse: impl Fn(&str) -> Result<T, String>,
-) -> Result<Vec<T>, ConfigError> {
-    raw.values.iter().map(|value| parse_one(value, raw, key, &parse)).collect()
-}
-
-fn parse_one<T>(
-    value: &str,
-    raw: &Raw,
-    key: &str,
-    parse: impl Fn(&str) -> Result<T, String>,
-) -> Result<T, ConfigError> {
-    parse(value).map_err(|expected| {
-        let (what, hint) = match expected.split_once('\n') {
-            Some((what, hint)) => (what.to_owned(), Some(hint.to_owned())),
-            None => (expected, None),
-        };
-        let error = ConfigError::new(raw.source.clone(), format!("`{key}` is `{value}`: {what}"));
-        match hint {
-            Some(hint) => error.hint(hint),
-            None => error,
-        }
-    })
 }
 
 fn name_of_upstream(upstreams: &[Upstream]) -> impl Fn(&str) -> Result<String, String> {

@@ -89,15 +89,12 @@ pub fn config() -> Result<Config, ConfigError> {
 
 /// Tells the story on stdout; without `once` it then serves until SIGINT or SIGTERM.
 ///
-/// Runs on the control runtime; `log_lines_dropped` feeds the bridge's metric of that name.
-pub async fn run(
-    options: DemoOptions,
-    log_lines_dropped: impl Fn() -> u64 + Send + Sync + 'static,
-) -> Result<(), DemoError> {
+/// Runs on the control runtime.
+pub async fn run(options: DemoOptions, log: crate::log::Control) -> Result<(), DemoError> {
     let drain = Drain::new();
     let signals =
         Signals::install().map_err(|source| DemoError::Part { part: "signal handlers", source })?;
-    let stage = Stage::set(options, drain.clone(), log_lines_dropped).await?;
+    let stage = Stage::set(options, drain.clone(), log).await?;
     tokio::select! {
         ended = tell(options, stage, &drain) => ended,
         () = signals.watch(&drain) => Err(DemoError::Interrupted),
@@ -108,12 +105,12 @@ async fn tell(options: DemoOptions, stage: Stage, drain: &Drain) -> Result<(), D
     let mut narrator = Narrator::default();
     let told = tokio::select! {
         told = story::tell(&mut narrator, stage) => told,
-        () = drain.reached(Phase::Draining) => Err(DemoError::Interrupted),
+        () = drain.reached(Phase::Leaving) => Err(DemoError::Interrupted),
     };
     let stage = told?;
     if !options.once {
         stay(&mut narrator, &stage)?;
-        drain.reached(Phase::Draining).await;
+        drain.reached(Phase::Leaving).await;
     }
     drain.begin();
     stage.end().await?;

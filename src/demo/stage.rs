@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::backend::Backend;
@@ -11,6 +12,7 @@ use super::{DemoError, DemoOptions};
 use crate::app::{App, RunError};
 use crate::config::{Bind, Gateway};
 use crate::drain::Drain;
+use crate::log;
 
 /// TTL of the gateway's addresses, in seconds.
 pub const TTL: u32 = 1;
@@ -41,7 +43,7 @@ impl Stage {
     pub async fn set(
         options: DemoOptions,
         drain: Drain,
-        log_lines_dropped: impl Fn() -> u64 + Send + Sync + 'static,
+        log: log::Control,
     ) -> Result<Self, DemoError> {
         let part = |part| move |source| DemoError::Part { part, source };
         let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -63,11 +65,11 @@ impl Stage {
 
         let backends = backends.map(Some);
         dns.set(&gateway.host, &[HOSTS[0].into(), HOSTS[1].into()], TTL);
-        let app = App::build(config, drain, log_lines_dropped)?;
+        let app = App::build(config, Vec::new(), drain, log)?;
         // A bridge that was built listens somewhere.
         let bridge = app.listening()[0];
         let admin = app.admin_address();
-        let serving = tokio::spawn(app.run());
+        let serving = tokio::spawn(app.run(mpsc::channel(1).1));
         Ok(Self { dns, backends, gateway, bridge, admin, serving })
     }
 

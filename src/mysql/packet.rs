@@ -16,6 +16,10 @@ pub enum ErrorCode {
     Unreachable,
     /// 1053, `ER_SERVER_SHUTDOWN`: the bridge is draining.
     Draining,
+    /// 1040, `ER_CON_COUNT_ERROR`: a limit is reached.
+    TooMany,
+    /// 1130, `ER_HOST_NOT_PRIVILEGED`: the client's address may not connect.
+    Denied,
     /// 1159, `ER_NET_READ_INTERRUPTED`: the server did not answer in time.
     ReplyTimeout,
 }
@@ -26,6 +30,8 @@ impl ErrorCode {
         match self {
             Self::Unreachable => 2003,
             Self::Draining => 1053,
+            Self::TooMany => 1040,
+            Self::Denied => 1130,
             Self::ReplyTimeout => 1159,
         }
     }
@@ -33,7 +39,8 @@ impl ErrorCode {
     /// The SQLSTATE that MySQL gives the code.
     pub fn sqlstate(self) -> &'static [u8; 5] {
         match self {
-            Self::Unreachable => b"HY000",
+            Self::Unreachable | Self::Denied => b"HY000",
+            Self::TooMany => b"08004",
             Self::Draining | Self::ReplyTimeout => b"08S01",
         }
     }

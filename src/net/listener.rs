@@ -1,8 +1,12 @@
 //! Listening sockets, one per data thread and address, and an accept that never fails.
 
+use std::cell::Cell;
+use std::fs::File;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::task::Poll;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -10,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 use tracing::warn;
 
-use super::socket::configure;
+use super::socket::{configure, reset};
 use crate::config::Tcp;
 
 /// Connections that may wait in the kernel; `net.core.somaxconn` caps it.
@@ -18,17 +22,25 @@ const BACKLOG: i32 = 4096;
 /// The first and the longest pause after an accept that failed for want of descriptors or memory.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
+thread_local! {
+    /// A descriptor that is given up when there is no other, so that who connects then is told.
+    static SPARE: Cell<Option<File>> = const { Cell::new(None) };
+}
+
 /// Opens `count` sockets that listen on `address` together. Port 0 picks one port for all.
 ///
 /// The first is bound without `SO_REUSEPORT`, so that a port that another process holds is refused
 /// even when that process allows sharing; then sharing is switched on and the others join.
-/// `tcp` are the options of the connections.
+/// `tcp` are the options of the connections. `beside_own`: this process holds the port already, by
+/// another address that covers this one or is covered by it.
 pub fn bind(
     address: SocketAddr,
     count: usize,
     tcp: &Tcp,
+    beside_own: bool,
 ) -> io::Result<Vec<std::net::TcpListener>> {
     let first = open(address)?;
+    first.set_reuse_port(beside_own)?;
     first.bind(&address.into())?;
     first.set_reuse_port(true)?;
     let bound = first.local_addr()?;
@@ -44,6 +56,17 @@ pub fn bind(
         socket.listen(BACKLOG)?;
     }
     Ok(sockets.into_iter().map(Into::into).collect())
+}
+
+/// Makes `count` handles of a socket that listens already.
+pub fn share(
+    socket: &std::net::TcpListener,
+    count: usize,
+    tcp: &Tcp,
+) -> io::Result<Vec<std::net::TcpListener>> {
+    configure(socket, tcp)?;
+    socket.set_nonblocking(true)?;
+    (0..count).map(|_| socket.try_clone()).collect()
 }
 
 fn open(address: SocketAddr) -> io::Result<Socket> {
@@ -64,30 +87,67 @@ pub struct Listener {
     socket: TcpListener,
     congestion_control: Option<String>,
     backoff: Duration,
+    /// Whether somebody else holds the socket as well, and with it its queue.
+    shared: bool,
+}
+
+/// What came of an accept.
+#[derive(Debug)]
+pub enum Accepted {
+    /// A connection.
+    Connection(TcpStream, SocketAddr),
+    /// One that this process has no descriptor for. It has been closed.
+    TurnedAway(SocketAddr),
 }
 
 impl Listener {
-    /// Takes over a socket of [`bind`], with the same `tcp`.
-    pub fn new(socket: std::net::TcpListener, tcp: &Tcp) -> io::Result<Self> {
+    /// Takes over a socket of [`bind`], with the same `tcp`, or one that is `shared` with whoever
+    /// goes on with its queue.
+    pub fn new(socket: std::net::TcpListener, tcp: &Tcp, shared: bool) -> io::Result<Self> {
+        keep_spare();
         Ok(Self {
+            shared,
             socket: TcpListener::from_std(socket)?,
             congestion_control: tcp.congestion_control.clone(),
             backoff: BACKOFF.0,
         })
     }
 
-    /// The next connection. Errors of one connection are passed over; a lack of descriptors or
-    /// memory is waited out with growing pauses.
-    pub async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+    /// Gives the connections to come these options.
+    pub fn configure(&mut self, tcp: &Tcp) -> io::Result<()> {
+        self.congestion_control = tcp.congestion_control.clone();
+        configure(&self.socket, tcp)
+    }
+
+    /// The next connection. Errors of one connection are passed over; a lack of memory is waited out
+    /// with growing pauses. Where descriptors lack, the connection gets `last_word` and is closed;
+    /// without a word it is reset.
+    pub async fn accept(&mut self, last_word: &[u8]) -> Accepted {
         loop {
             match self.socket.accept().await {
                 Ok((stream, peer)) => {
                     self.backoff = BACKOFF.0;
                     insist(&stream, self.congestion_control.as_deref());
-                    return (stream, peer);
+                    return Accepted::Connection(stream, peer);
                 }
                 Err(error) if is_of_one_connection(&error) => {}
+                Err(error) if is_out_of_descriptors(&error) && SPARE.take().is_some() => {
+                    // Not awaited: meanwhile it may have left, or another thread has taken it.
+                    let accepted = poll_fn(|cx| Poll::Ready(self.socket.poll_accept(cx))).await;
+                    let turned_away = match accepted {
+                        Poll::Ready(Ok((stream, peer))) => {
+                            turn_away(stream, last_word);
+                            Some(peer)
+                        }
+                        _ => None,
+                    };
+                    keep_spare();
+                    if let Some(peer) = turned_away {
+                        return Accepted::TurnedAway(peer);
+                    }
+                }
                 Err(error) => {
+                    keep_spare();
                     warn!(%error, pause = ?self.backoff, "cannot accept");
                     sleep(self.backoff).await;
                     self.backoff = (self.backoff * 2).min(BACKOFF.1);
@@ -100,10 +160,12 @@ impl Listener {
     ///
     /// Closing a listening socket resets what is queued in it. A connection whose handshake
     /// completes between the last accept and the close is reset all the same: the kernel has no
-    /// call that stops the one without the other.
+    /// call that stops the one without the other. Nothing of a shared socket: closing that resets
+    /// nobody.
     pub fn into_queued(self) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
+        let shared = self.shared;
         // Taken off the reactor: its readiness may lag behind the queue, accept(2) does not.
-        let socket = self.socket.into_std().ok();
+        let socket = self.socket.into_std().ok().filter(|_| !shared);
         let congestion_control = self.congestion_control;
         std::iter::from_fn(move || {
             loop {
@@ -130,6 +192,26 @@ fn insist(stream: &impl AsFd, congestion_control: Option<&str>) {
     }
 }
 
+/// Opens the spare descriptor unless it is open, as far as there is one.
+fn keep_spare() {
+    let spare = SPARE.take().or_else(|| File::open("/dev/null").ok());
+    SPARE.set(spare);
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
+/// Says what there is to say, without waiting: the buffer of a new connection is empty.
+fn turn_away(stream: TcpStream, last_word: &[u8]) {
+    match last_word {
+        [] => reset(stream),
+        // Past the reactor, which does not know yet that the socket takes bytes. A peer that is gone
+        // already need not be told.
+        _ => drop(SockRef::from(&stream).send(last_word)),
+    }
+}
+
 /// accept(2): errors of the connection itself are delivered by accept on Linux.
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
@@ -152,20 +234,24 @@ mod tests {
 
     #[test]
     fn a_taken_port_is_refused_and_port_0_is_one_port_for_all() {
-        let sockets = bind("127.0.0.1:0".parse().unwrap(), 3, &tcp()).unwrap();
+        let sockets = bind("127.0.0.1:0".parse().unwrap(), 3, &tcp(), false).unwrap();
         let addresses: Vec<_> = sockets.iter().map(|socket| socket.local_addr().unwrap()).collect();
         assert_eq!(addresses, vec![addresses[0]; 3]);
-        assert_eq!(bind(addresses[0], 1, &tcp()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(
+            bind(addresses[0], 1, &tcp(), false).unwrap_err().kind(),
+            io::ErrorKind::AddrInUse
+        );
     }
 
     #[tokio::test]
     async fn connections_have_the_options_of_the_listening_socket() {
         let congestion_control = Some("reno".to_owned());
         let tcp = Tcp { user_timeout: Duration::from_secs(7), congestion_control, ..tcp() };
-        let socket = bind("127.0.0.1:0".parse().unwrap(), 1, &tcp).unwrap().remove(0);
+        let socket = bind("127.0.0.1:0".parse().unwrap(), 1, &tcp, false).unwrap().remove(0);
         let address = socket.local_addr().unwrap();
         let _client = std::net::TcpStream::connect(address).unwrap();
-        let (accepted, _) = Listener::new(socket, &tcp).unwrap().accept().await;
+        let accepted = Listener::new(socket, &tcp, false).unwrap().accept(b"").await;
+        let Accepted::Connection(accepted, _) = accepted else { panic!("{accepted:?}") };
         let accepted = SockRef::from(&accepted);
         assert!(accepted.tcp_congestion().unwrap().starts_with(b"reno"));
         assert!(accepted.tcp_nodelay().unwrap() && accepted.keepalive().unwrap());
@@ -175,18 +261,35 @@ mod tests {
         assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(tcp.user_timeout));
     }
 
+    #[test]
+    fn an_address_that_covers_an_own_one_can_be_bound_beside_it() {
+        let own = bind("127.0.0.1:0".parse().unwrap(), 1, &tcp(), false).unwrap();
+        let all = SocketAddr::from(([0, 0, 0, 0], own[0].local_addr().unwrap().port()));
+        assert_eq!(bind(all, 1, &tcp(), false).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(bind(all, 1, &tcp(), true).unwrap()[0].local_addr().unwrap(), all);
+    }
+
     fn tcp() -> Tcp {
         crate::config::parse("[upstream.a]\ngateway = \"a\"\n", "test").unwrap().tcp
     }
 
     #[tokio::test]
     async fn what_is_queued_is_served_before_the_close() {
-        let socket = bind("127.0.0.1:0".parse().unwrap(), 1, &tcp()).unwrap().remove(0);
+        let socket = bind("127.0.0.1:0".parse().unwrap(), 1, &tcp(), false).unwrap().remove(0);
         let address = socket.local_addr().unwrap();
-        let listener = Listener::new(socket, &tcp()).unwrap();
+        let listener = Listener::new(socket, &tcp(), false).unwrap();
         let clients: Vec<_> =
             (0..20).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
         assert_eq!(listener.into_queued().count(), clients.len());
         assert!(std::net::TcpStream::connect(address).is_err());
+    }
+
+    #[tokio::test]
+    async fn the_queue_of_a_shared_socket_is_left_to_the_others() {
+        let socket = bind("127.0.0.1:0".parse().unwrap(), 1, &tcp(), false).unwrap().remove(0);
+        let shared = share(&socket, 1, &tcp()).unwrap().remove(0);
+        let _client = std::net::TcpStream::connect(socket.local_addr().unwrap()).unwrap();
+        assert_eq!(Listener::new(shared, &tcp(), true).unwrap().into_queued().count(), 0);
+        assert!(socket.accept().is_ok());
     }
 }

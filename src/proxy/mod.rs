@@ -1,5 +1,8 @@
 //! One [`Proxy`] per `[[listener]]`: accepts clients and tells each session's story.
 
+mod limits;
+#[cfg(test)]
+mod limits_tests;
 mod outcome;
 mod session;
 mod source;
@@ -11,19 +14,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::Instant;
+use tracing::warn;
 
-use crate::config;
+use crate::config::{self, Protocol};
 use crate::drain::{Drain, Phase};
 use crate::metrics::ListenerMetrics;
-use crate::net::listener::Listener;
+use crate::mysql::packet::{ErrorCode, err_greeting};
+use crate::net::listener::{Accepted, Listener};
 use crate::upstream::Upstream;
 use outcome::Outcome;
+
+pub use limits::{Gate, Limits};
 
 /// The process-wide number of the next session.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
-/// A listener at work; shared by all threads.
+/// A listener at work, with one configuration; shared by all threads.
 #[derive(Debug)]
 pub struct Proxy {
     /// Its section of the configuration.
@@ -34,8 +42,12 @@ pub struct Proxy {
     pub stall_timeout: Duration,
     /// Whether bulk may be spliced.
     pub splice: config::Splice,
+    /// Options of the clients' sockets.
+    pub tcp: config::Tcp,
     /// Where it forwards to.
     pub upstream: Arc<Upstream>,
+    /// Lets its connections in.
+    pub gate: Arc<Gate>,
     /// Its handles.
     pub metrics: ListenerMetrics,
     /// What ends it.
@@ -78,28 +90,64 @@ impl Proxy {
         }
     }
 
-    /// Accepts on one socket of the current runtime until the drain begins.
-    ///
-    /// What is queued then is still served: its clients have connected.
-    pub async fn serve(self: Arc<Self>, mut listener: Listener) {
-        let mut draining = pin!(self.drain.reached(Phase::Draining));
-        loop {
-            tokio::select! {
-                biased;
-                () = &mut draining => break,
-                (stream, peer) = listener.accept() => self.clone().start(stream, peer),
-            }
-        }
-        for (stream, peer) in listener.into_queued() {
-            self.clone().start(stream, peer);
-        }
-    }
-
     fn start(self: Arc<Self>, client: TcpStream, peer: SocketAddr) {
-        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         // Made here, not in the task: from now on the drain waits for this session.
-        let outcome = Outcome::new(self, id, peer, Instant::now());
+        let outcome = self.outcome(peer);
         // Detached: its end is told by its outcome, also when it panics.
         drop(tokio::spawn(session::run(outcome, client)));
+    }
+
+    fn turned_away(self: Arc<Self>, peer: SocketAddr) {
+        self.outcome(peer).rejected("descriptors", "no file descriptor is left");
+    }
+
+    fn outcome(self: Arc<Self>, peer: SocketAddr) -> Outcome {
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        Outcome::new(self, id, peer, Instant::now())
+    }
+
+    /// What a client is told that there is no descriptor for.
+    fn without_descriptors(&self) -> Vec<u8> {
+        match self.config.protocol {
+            Protocol::Mysql => {
+                let message = "tidegate: too many connections: no file descriptor is left";
+                err_greeting(ErrorCode::TooMany, message)
+            }
+            Protocol::Tcp => Vec::new(),
+        }
+    }
+}
+
+/// Accepts on one socket of the current runtime, for the proxy that its address belongs to, until
+/// the drain begins or the address is given up: then the sender of `proxies` is dropped.
+///
+/// What is queued then is still served: its clients have connected.
+pub async fn serve(mut listener: Listener, mut proxies: watch::Receiver<Arc<Proxy>>) {
+    let mut proxy = proxies.borrow_and_update().clone();
+    let drain = proxy.drain.clone();
+    let mut draining = pin!(drain.reached(Phase::Draining));
+    let mut last_word = proxy.without_descriptors();
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut draining => break,
+            changed = proxies.changed() => match changed {
+                Ok(()) => {
+                    proxy = proxies.borrow_and_update().clone();
+                    last_word = proxy.without_descriptors();
+                    if let Err(error) = listener.configure(&proxy.tcp) {
+                        warn!(listener = proxy.config.name, %error, "cannot set socket options");
+                    }
+                }
+                Err(_) => break,
+            },
+            accepted = listener.accept(&last_word) => match accepted {
+                Accepted::Connection(client, peer) => proxy.clone().start(client, peer),
+                Accepted::TurnedAway(peer) => proxy.clone().turned_away(peer),
+            },
+        }
+    }
+    for (client, peer) in listener.into_queued() {
+        proxy.clone().start(client, peer);
     }
 }

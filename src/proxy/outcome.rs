@@ -10,6 +10,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::info;
 
 use super::Proxy;
+use super::limits::Permit;
 use crate::net::proxy_protocol::Header;
 use crate::relay::{End, Reason, Side};
 use crate::upstream::{Endpoint, InUse};
@@ -23,6 +24,7 @@ pub(super) struct Outcome {
     /// What a load balancer said of the client.
     header: Option<Box<Header>>,
     accepted: Instant,
+    permit: Option<Permit>,
     in_use: Option<InUse>,
     connected: Option<Instant>,
     side: Side,
@@ -44,6 +46,7 @@ impl Outcome {
             peer,
             header: None,
             accepted,
+            permit: None,
             in_use: None,
             connected: None,
             side: Side::Tidegate,
@@ -66,6 +69,17 @@ impl Outcome {
     /// The peer is a load balancer that has said who the client is.
     pub fn introduced(&mut self, header: Header) {
         self.header = Some(Box::new(header));
+    }
+
+    /// Whom it comes from: the client that a header names, else the peer.
+    pub fn source(&self) -> SocketAddr {
+        let addresses = self.header.as_deref().and_then(|header| header.addresses);
+        addresses.map_or(self.peer, |addresses| addresses.source)
+    }
+
+    /// It is let in: from now on it counts for the limits.
+    pub fn admitted(&mut self, permit: Permit) {
+        self.permit = Some(permit);
     }
 
     /// An upstream connection is in hand; from now on it counts for its endpoint.
@@ -93,6 +107,12 @@ impl Outcome {
         self.error = Some(error.into());
     }
 
+    /// The connection was turned away, and this is what its client was told.
+    pub fn rejected(&mut self, reason: &'static str, error: &str) {
+        self.proxy.metrics.rejected(reason);
+        self.refused(Side::Tidegate, reason, error);
+    }
+
     /// The relay ended; returns why.
     pub fn relayed(&mut self, end: End) -> Reason {
         self.ended(end.side, end.reason.as_str());
@@ -114,8 +134,7 @@ impl Drop for Outcome {
         metrics.lifetime.observe(lifetime.as_secs_f64());
         metrics.closed(self.side.as_str(), self.reason);
         let header = self.header.as_deref();
-        let addresses = header.and_then(|header| header.addresses);
-        let client = addresses.map_or(self.peer, |addresses| addresses.source);
+        let client = self.source();
         let connect = self.connected.map(|at| milliseconds(at - self.accepted));
         info!(
             id = self.id,
@@ -151,6 +170,7 @@ mod tests {
     use crate::config::{self, Config};
     use crate::drain::Drain;
     use crate::metrics::Metrics;
+    use crate::proxy::Limits;
     use crate::upstream::Upstream;
 
     #[tokio::test]
@@ -176,13 +196,16 @@ mod tests {
         let Config { tcp, stall_timeout, splice, mut listeners, mut upstreams, .. } =
             config::parse(text, "test").unwrap();
         let handles = metrics.upstream("gw");
-        let upstream = Upstream::new(upstreams.remove(0), tcp, handles, drain.clone());
+        let upstream =
+            Upstream::new(upstreams.remove(0), tcp.clone(), Vec::new(), handles, drain.clone());
         Arc::new(Proxy {
             config: listeners.remove(0),
             addresses: Vec::new(),
             stall_timeout,
             splice,
+            tcp,
             upstream: Arc::new(upstream),
+            gate: Limits::new(1).gate("app"),
             metrics: metrics.listener("app", "off"),
             drain: drain.clone(),
         })

@@ -7,12 +7,14 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use super::Proxy;
 use super::outcome::Outcome;
-use super::source::identify;
+use super::source::{Source, identify};
 use crate::config::Protocol;
 use crate::drain::Phase;
 use crate::mysql::handshake::answer_sequence;
 use crate::mysql::packet::{ErrorCode, err, err_greeting};
+use crate::net::proxy_protocol::Addresses;
 use crate::net::socket;
 use crate::relay::{Deadlines, Limits, Parting, Reason, Relay, Side};
 use crate::upstream::Endpoint;
@@ -114,20 +116,9 @@ async fn open(mut client: TcpStream, outcome: &mut Outcome) -> Option<(TcpStream
     };
     let (code, message) = tokio::select! {
         biased;
-        result = proxy.upstream.connect(protocol, told) => match result {
-            Ok(connected) => {
-                outcome.connected(connected.in_use);
-                return Some((client, connected.stream));
-            }
-            Err(error) => {
-                let message = error.to_string();
-                let (side, reason) = match error.is_local() {
-                    true => (Side::Tidegate, "local"),
-                    false => (Side::Upstream, Reason::Unreachable.as_str()),
-                };
-                outcome.refused(side, reason, &message);
-                (ErrorCode::Unreachable, message)
-            }
+        result = connect(&proxy, outcome, &source, told) => match result {
+            Ok(upstream) => return Some((client, upstream)),
+            Err(told) => told,
         },
         reason = left(&client, protocol) => {
             outcome.ended(Side::Client, reason.as_str());
@@ -140,6 +131,41 @@ async fn open(mut client: TcpStream, outcome: &mut Outcome) -> Option<(TcpStream
     };
     refuse(client, protocol, code, &message).await;
     None
+}
+
+/// An upstream connection for a client that may have one, or what the client is told.
+/// Its server hears of the client what is `told`.
+async fn connect(
+    proxy: &Proxy,
+    outcome: &mut Outcome,
+    source: &Source,
+    told: Option<Addresses>,
+) -> Result<TcpStream, (ErrorCode, String)> {
+    let address = source.address.ip();
+    let counts_for = (!source.is_the_load_balancer).then_some(address);
+    match proxy.gate.admit(&proxy.config, address, counts_for).await {
+        Ok(permit) => outcome.admitted(permit),
+        Err(refusal) => {
+            let message = refusal.to_string();
+            outcome.rejected(refusal.as_str(), &message);
+            return Err((refusal.code(), message));
+        }
+    }
+    match proxy.upstream.connect(proxy.config.protocol, told).await {
+        Ok(connected) => {
+            outcome.connected(connected.in_use);
+            Ok(connected.stream)
+        }
+        Err(error) => {
+            let message = error.to_string();
+            let (side, reason) = match error.is_local() {
+                true => (Side::Tidegate, "local"),
+                false => (Side::Upstream, Reason::Unreachable.as_str()),
+            };
+            outcome.refused(side, reason, &message);
+            Err((ErrorCode::Unreachable, message))
+        }
+    }
 }
 
 /// Returns when the client has gone while nothing was sent to it.

@@ -55,7 +55,7 @@ pub(super) async fn identify(client: &mut TcpStream, outcome: &mut Outcome) -> O
             let addresses = header.addresses;
             outcome.introduced(header);
             Some(Source {
-                address: addresses.map_or(peer, |addresses| addresses.source),
+                address: outcome.source(),
                 is_the_load_balancer: addresses.is_none(),
                 destination: addresses.map(|addresses| addresses.destination),
             })

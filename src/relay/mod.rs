@@ -42,8 +42,9 @@ use watch::Watch;
 
 pub use end::{End, Reason, Side};
 pub use opening::{Deadlines, Opening};
+pub use pipe::MOST as MOST_PIPES;
 pub use quiet::Limits;
-pub use watch::look_after;
+pub use watch::{look_after, period};
 
 /// Moves (a read or a splice, and its write) of a direction in one poll before other sessions get
 /// their turn.
@@ -268,7 +269,7 @@ impl Future for Relay {
             }
             let settled =
                 this.settled && this.to_upstream.is_flushed() && this.to_client.is_flushed();
-            if let Some(reason) = this.quiet.over(settled) {
+            if let Some(reason) = this.quiet.over(settled, due.retiring) {
                 return Poll::Ready(this.end((Side::Tidegate, reason)));
             }
         }

@@ -21,7 +21,7 @@ const CAPACITY: usize = 256 * 1024;
 /// A smaller pipe moves less than a copy does.
 const LEAST_CAPACITY: usize = 64 * 1024;
 /// Pipes of the process, a lent one included: half of what a user may have at [`CAPACITY`].
-const MOST: usize = 128;
+pub const MOST: usize = 128;
 /// Empty pipes that a thread keeps.
 const KEPT: usize = 16;
 /// Time after a refusal in which the kernel is not asked again: each try costs five calls.

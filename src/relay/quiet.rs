@@ -59,8 +59,8 @@ impl Quiet {
     /// Why the session ends now, if it does. The clock is read here only, once a round.
     ///
     /// `settled`: both sides have taken all that was sent to them. A client that pauses in the
-    /// middle of a result is not quiet.
-    pub fn over(&mut self, settled: bool) -> Option<Reason> {
+    /// middle of a result is not quiet. `retiring`: the bridge wants to end.
+    pub fn over(&mut self, settled: bool, retiring: bool) -> Option<Reason> {
         let now = Instant::now();
         if std::mem::take(&mut self.moved) || !settled {
             self.since = now;
@@ -72,6 +72,9 @@ impl Quiet {
         }
         if !self.server_spoke_last || silent < QUIET {
             return None;
+        }
+        if retiring {
+            return Some(Reason::Drain);
         }
         if retire_at.is_some_and(|at| now >= at) {
             return Some(Reason::MaxLifetime);
@@ -88,7 +91,7 @@ mod tests {
     const NONE: Limits = Limits { idle_timeout: Duration::ZERO, retire_at: None, retire: None };
 
     fn silent_for(quiet: &mut Quiet, time: Duration) {
-        assert_eq!(quiet.over(true), None);
+        assert_eq!(quiet.over(true, false), None);
         quiet.since -= time;
     }
 
@@ -97,10 +100,10 @@ mod tests {
         let mut quiet = Quiet::new(Limits { retire_at: Some(Instant::now()), ..NONE });
         quiet.moved(true, false);
         silent_for(&mut quiet, Duration::from_secs(600));
-        assert_eq!(quiet.over(true), None, "a query is running");
+        assert_eq!(quiet.over(true, false), None, "a query is running");
         quiet.moved(false, true);
         silent_for(&mut quiet, Duration::from_secs(2));
-        assert_eq!(quiet.over(true), Some(Reason::MaxLifetime));
+        assert_eq!(quiet.over(true, false), Some(Reason::MaxLifetime));
     }
 
     #[test]
@@ -109,9 +112,21 @@ mod tests {
         let mut quiet = Quiet::new(Limits { retire: Some(retire.clone()), ..NONE });
         quiet.moved(false, true);
         silent_for(&mut quiet, Duration::from_secs(2));
-        assert_eq!(quiet.over(true), None);
+        assert_eq!(quiet.over(true, false), None);
         retire.store(true, Ordering::Relaxed);
-        assert_eq!(quiet.over(true), Some(Reason::Vanished));
+        assert_eq!(quiet.over(true, false), Some(Reason::Vanished));
+    }
+
+    #[test]
+    fn a_bridge_that_wants_to_end_closes_a_session_between_two_commands() {
+        let mut quiet = Quiet::new(NONE);
+        quiet.moved(true, false);
+        silent_for(&mut quiet, Duration::from_secs(600));
+        assert_eq!(quiet.over(true, true), None, "a query is running");
+        quiet.moved(false, true);
+        assert_eq!(quiet.over(true, true), None, "the last word was just said");
+        quiet.since -= Duration::from_secs(2);
+        assert_eq!(quiet.over(true, true), Some(Reason::Drain));
     }
 
     #[test]
@@ -119,8 +134,8 @@ mod tests {
         let mut quiet = Quiet::new(Limits { retire_at: Some(Instant::now()), ..NONE });
         quiet.moved(false, true);
         silent_for(&mut quiet, Duration::from_secs(600));
-        assert_eq!(quiet.over(false), None);
-        assert_eq!(quiet.over(true), None, "the silence begins again");
+        assert_eq!(quiet.over(false, false), None);
+        assert_eq!(quiet.over(true, false), None, "the silence begins again");
     }
 
     #[test]
@@ -130,8 +145,8 @@ mod tests {
         silent_for(&mut quiet, Duration::from_secs(59));
         quiet.moved(true, false);
         silent_for(&mut quiet, Duration::from_secs(59));
-        assert_eq!(quiet.over(true), None);
+        assert_eq!(quiet.over(true, false), None);
         quiet.since -= Duration::from_secs(2);
-        assert_eq!(quiet.over(true), Some(Reason::IdleTimeout));
+        assert_eq!(quiet.over(true, false), Some(Reason::IdleTimeout));
     }
 }

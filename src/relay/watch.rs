@@ -8,6 +8,7 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use slab::Slab;
+use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::drain::{Drain, Phase};
@@ -16,19 +17,22 @@ use crate::drain::{Drain, Phase};
 const CHECKS_PER_TIMEOUT: u32 = 6;
 /// Time between checks when there is no stall timeout: peers that were reset are still looked for.
 const WITHOUT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time between checks while idle sessions are closed.
+const WHILE_RETIRING: Duration = Duration::from_millis(250);
+const SECOND: Duration = Duration::from_secs(1);
 /// Not in the list yet.
 const UNLISTED: u32 = u32::MAX;
 
 thread_local! {
     static RELAYS: RefCell<Relays> = const {
-        RefCell::new(Relays { list: Slab::new(), round: 0, closing: false })
+        RefCell::new(Relays { list: Slab::new(), round: 0, phase: Phase::Serving })
     };
 }
 
 struct Relays {
     list: Slab<Listed>,
     round: u32,
-    closing: bool,
+    phase: Phase,
 }
 
 struct Listed {
@@ -48,8 +52,10 @@ pub(super) struct Watch {
 /// What a relay that was woken has to do besides moving bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Due {
-    /// Look for a dead peer.
+    /// Look for a dead peer, and whether it is time to end.
     pub check: bool,
+    /// End if nothing is under way.
+    pub retiring: bool,
     /// End.
     pub closing: bool,
 }
@@ -72,12 +78,13 @@ impl Watch {
                 self.round = relays.round;
             }
             let listed = &mut relays.list[self.key as usize];
-            let check = self.round != relays.round && listed.again;
+            let retiring = relays.phase >= Phase::Retiring;
+            let check = self.round != relays.round && (listed.again || retiring);
             if check {
                 listed.again = false;
             }
             self.round = relays.round;
-            Due { check, closing: relays.closing }
+            Due { check, retiring, closing: relays.phase >= Phase::Closing }
         })
     }
 
@@ -100,34 +107,53 @@ impl Drop for Watch {
     }
 }
 
-/// Wakes this thread's relays when they are due. Runs until the bridge closes.
-///
-/// `by_the_second`: sessions may have to end at a quiet second.
-pub async fn look_after(drain: Drain, stall_timeout: Duration, by_the_second: bool) {
-    let mut period = match stall_timeout {
+/// The time between two looks at a session. `by_the_second`: sessions may have to end at a quiet
+/// second.
+pub fn period(stall_timeout: Duration, by_the_second: bool) -> Duration {
+    let period = match stall_timeout {
         Duration::ZERO => WITHOUT_TIMEOUT,
         timeout => timeout / CHECKS_PER_TIMEOUT,
     };
-    if by_the_second {
-        period = period.min(Duration::from_secs(1));
-    }
-    let rounds = async {
-        let mut every = interval(period);
-        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    if by_the_second { period.min(SECOND) } else { period }
+}
+
+/// Wakes this thread's relays when they are due, every [`period`]. Runs until the bridge closes.
+pub async fn look_after(drain: Drain, mut periods: watch::Receiver<Duration>) {
+    let serving = async {
         loop {
-            every.tick().await;
-            RELAYS.with_borrow_mut(|relays| {
-                relays.round = relays.round.wrapping_add(1);
-                wake(relays, |listed| listed.again);
-            });
+            let period = *periods.borrow_and_update();
+            tokio::select! {
+                () = rounds(period, |listed| listed.again) => {}
+                // Without a sender the period stays.
+                Ok(()) = periods.changed() => {}
+            }
         }
     };
     tokio::select! {
-        () = rounds => {}
-        () = drain.reached(Phase::Closing) => RELAYS.with_borrow_mut(|relays| {
-            relays.closing = true;
-            wake(relays, |_| true);
-        }),
+        () = serving => {}
+        () = drain.reached(Phase::Retiring) => {}
+    }
+    RELAYS.with_borrow_mut(|relays| relays.phase = Phase::Retiring);
+    tokio::select! {
+        () = rounds(WHILE_RETIRING, |_| true) => {}
+        () = drain.reached(Phase::Closing) => {}
+    }
+    RELAYS.with_borrow_mut(|relays| {
+        relays.phase = Phase::Closing;
+        wake(relays, |_| true);
+    });
+}
+
+/// Begins a round every `period`, for ever.
+async fn rounds(period: Duration, whom: fn(&Listed) -> bool) {
+    let mut every = interval(period);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        RELAYS.with_borrow_mut(|relays| {
+            relays.round = relays.round.wrapping_add(1);
+            wake(relays, whom);
+        });
     }
 }
 

@@ -49,6 +49,9 @@ pub enum EndpointState {
 }
 
 impl EndpointState {
+    /// Each of them.
+    pub const ALL: [Self; 3] = [Self::Healthy, Self::Ejected, Self::Vanished];
+
     /// The `state` label.
     pub fn as_str(self) -> &'static str {
         match self {

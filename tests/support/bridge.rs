@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Output, Stdio};
@@ -30,7 +31,7 @@ pub struct Bridge {
     process: Process,
     log: Arc<Mutex<Vec<String>>>,
     namespace: Option<Arc<Namespace>>,
-    _file: Option<TempPath>,
+    file: Option<TempPath>,
     _etc: Option<TempDir>,
     _copy: Option<TempDir>,
 }
@@ -45,6 +46,7 @@ pub struct Setup {
     log_is_read: bool,
     descriptors: Option<u32>,
     user: Option<u32>,
+    socket: Option<(String, OwnedFd)>,
 }
 
 impl Bridge {
@@ -85,6 +87,25 @@ impl Bridge {
 
     pub fn signal(&self, signal: Signal) {
         self.process.signal(signal);
+    }
+
+    /// Writes another file in place of the one that it was started with.
+    pub fn rewrite(&self, toml: &str) {
+        fs::write(self.file.as_ref().expect("it was started from a file"), toml).unwrap();
+    }
+
+    /// Has the bridge read its settings again and waits until it says what came of it.
+    pub fn reload(&self) -> String {
+        let said = || {
+            let log = self.log();
+            let is_it = |line: &&String| {
+                line.contains("\"message\":\"reloaded\"") || line.contains("cannot reload")
+            };
+            log.iter().filter(is_it).cloned().collect::<Vec<_>>()
+        };
+        let before = said().len();
+        self.signal(Signal::HUP);
+        until("it has read its settings again", || said().get(before).cloned())
     }
 
     pub fn is_running(&mut self) -> bool {
@@ -204,10 +225,10 @@ impl Bridge {
 
     /// Waits until the file descriptors of at least `sessions` sessions are given back.
     ///
-    /// A session thread opens four of its own, and may do so after the bridge has begun to serve; so
+    /// A session thread opens five of its own, and may do so after the bridge has begun to serve; so
     /// some more than `before` prove nothing, but one for each session does.
     pub fn gives_back_its_fds(&self, before: usize, sessions: usize) {
-        let own = 4 * threads().parse::<usize>().unwrap();
+        let own = 2 + 5 * threads().parse::<usize>().unwrap();
         assert!(sessions > own, "too few sessions to tell");
         let name = format!("{before} file descriptors, as before");
         until_it(&name, || self.fds(), |now| *now <= before + own);
@@ -245,6 +266,7 @@ impl Setup {
             log_is_read: true,
             descriptors: None,
             user: None,
+            socket: None,
         }
     }
 
@@ -292,6 +314,12 @@ impl Setup {
         self
     }
 
+    /// Passes a listening socket under a name, as a service manager does.
+    pub fn with_socket(mut self, name: &str, socket: &TcpListener) -> Self {
+        self.socket = Some((name.to_owned(), socket.try_clone().unwrap().into()));
+        self
+    }
+
     /// Nobody reads what the bridge writes to its standard error.
     pub fn with_an_unread_log(mut self) -> Self {
         self.log_is_read = false;
@@ -326,12 +354,20 @@ impl Setup {
                     let program = copy.as_ref().unwrap().path().join("tidegate");
                     command_as(user, program.to_str().unwrap())
                 }
+                (None, None) if self.socket.is_some() => {
+                    let mut passing = command("sh");
+                    passing.args(["-c", PASS_AND_RUN, "sh", TIDEGATE]);
+                    passing
+                }
                 (None, None) => command(TIDEGATE),
             },
         };
         command.args(&self.args).stdout(Stdio::piped()).stderr(Stdio::piped());
         without_settings(&mut command);
         command.envs(self.variables);
+        if let Some((name, socket)) = self.socket {
+            command.env("LISTEN_FDNAMES", name).stdin(socket);
+        }
         let mut process = Process::spawn(command);
 
         let log = Arc::new(Mutex::new(Vec::new()));
@@ -355,7 +391,7 @@ impl Setup {
             process,
             log,
             namespace: self.namespace,
-            _file: self.file,
+            file: self.file,
             _etc: self.etc,
             _copy: copy,
         })
@@ -372,6 +408,10 @@ const BIND_AND_RUN: &str = r#"
     done
     shift; exec "$@"
 "#;
+
+/// Becomes the rest of the command, with what is its standard input as the one socket of
+/// sd_listen_fds(3).
+const PASS_AND_RUN: &str = r#"export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@" 3<&0 </dev/null"#;
 
 const TIDEGATE: &str = env!("CARGO_BIN_EXE_tidegate");
 
@@ -416,6 +456,14 @@ pub fn tidegate_in(args: &[&str], environment: &[(&str, &str)]) -> Output {
     let mut command = command(TIDEGATE);
     without_settings(&mut command);
     command.args(args).envs(environment.iter().copied());
+    output(command)
+}
+
+/// The same in a namespace, with no settings from the environment.
+pub fn tidegate_inside(namespace: &Namespace, args: &[&str]) -> Output {
+    let mut command = namespace.command(TIDEGATE);
+    without_settings(&mut command);
+    command.args(args);
     output(command)
 }
 

@@ -1,7 +1,7 @@
 //! What an answer changes.
 
+use super::resolver::{Answer, Family};
 use super::*;
-use crate::config;
 use crate::metrics::Metrics;
 
 #[tokio::test]
@@ -62,5 +62,5 @@ fn known(upstream: &Upstream) -> Vec<String> {
 fn upstream() -> Upstream {
     let config = config::parse("[upstream.gw]\ngateway = \"gw.test\"\n", "test").unwrap();
     let metrics = Metrics::new().upstream("gw");
-    Upstream::new(config.upstreams[0].clone(), config.tcp, metrics, Drain::new())
+    Upstream::new(config.upstreams[0].clone(), config.tcp, Vec::new(), metrics, Drain::new())
 }

@@ -1,0 +1,188 @@
+//! Addresses that are listened on: opened, given to the data threads, handed from one configuration
+//! to the next, closed.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tracing::warn;
+
+use super::BuildError;
+use super::threads::ToThread;
+use crate::config::{Bind, Listener as ListenerConfig, Tcp};
+use crate::net::listener;
+use crate::proxy::Proxy;
+use crate::systemd::Inherited;
+
+/// A listening socket for a data thread, and the proxy that its connections belong to at the time.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub socket: std::net::TcpListener,
+    /// Whether the service manager holds it as well.
+    pub shared: bool,
+    pub proxies: watch::Receiver<Arc<Proxy>>,
+}
+
+/// An address that is listened on. Dropped, its sockets are closed when what is queued in them has
+/// been accepted.
+#[derive(Debug)]
+pub(super) struct Binding {
+    listener: String,
+    /// As the configuration has it; the port may be 0.
+    asked: SocketAddr,
+    address: SocketAddr,
+    shared: bool,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Nobody accepts yet: one socket for each data thread.
+    Bound(Vec<std::net::TcpListener>),
+    Serving(watch::Sender<Arc<Proxy>>),
+}
+
+impl Binding {
+    /// What was bound.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// From now on its connections belong to `proxy`.
+    pub fn serve(&mut self, proxy: Arc<Proxy>, threads: &[mpsc::UnboundedSender<ToThread>]) {
+        match &mut self.state {
+            State::Serving(proxies) => drop(proxies.send_replace(proxy)),
+            State::Bound(sockets) => {
+                let (proxies, receiver) = watch::channel(proxy);
+                for (socket, thread) in sockets.drain(..).zip(threads) {
+                    // Without a thread the bridge has ended.
+                    let (shared, proxies) = (self.shared, receiver.clone());
+                    let _ = thread.send(ToThread::Accept(Opened { socket, shared, proxies }));
+                }
+                self.state = State::Serving(proxies);
+            }
+        }
+    }
+}
+
+/// Has listeners bind what was passed under their names, whatever the file says.
+pub(super) fn bind_as_passed(listeners: &mut [ListenerConfig], passed: &[(String, SocketAddr)]) {
+    for listener in listeners {
+        let own = passed.iter().filter(|(name, _)| *name == listener.name);
+        let own: Vec<_> = own.map(|(_, address)| Bind::Address(*address)).collect();
+        if !own.is_empty() {
+            listener.bind = own;
+        }
+    }
+}
+
+/// The sockets that were passed at the start, each for the listener that asks for its address.
+pub(super) fn adopt(
+    inherited: Vec<Inherited>,
+    listeners: &[ListenerConfig],
+    threads: usize,
+    tcp: &Tcp,
+) -> Result<Vec<Binding>, BuildError> {
+    let mut adopted = Vec::new();
+    for Inherited { name, address, socket } in inherited {
+        let asks = |listener: &&ListenerConfig| {
+            listener.bind.iter().flat_map(|bind| bind.addresses()).any(|asked| asked == address)
+        };
+        let Some(listener) = listeners.iter().find(asks) else {
+            warn!(name, %address, "a socket was passed that is no listener's by name or address");
+            continue;
+        };
+        if !address.ip().is_loopback() && !listener.allow_any && listener.allow.is_empty() {
+            return Err(BuildError::Exposed { listener: listener.name.clone(), address });
+        }
+        let sockets = listener::share(&socket, threads, tcp)
+            .map_err(|source| BuildError::Bind { address, source })?;
+        let (listener, state) = (listener.name.clone(), State::Bound(sockets));
+        adopted.push(Binding { listener, asked: address, address, shared: true, state });
+    }
+    Ok(adopted)
+}
+
+/// Finds or opens the addresses of `listeners`, those of each together, in their order. What is found
+/// is taken out of `old`; when one cannot be opened, all of them are put back.
+pub(super) fn bind_all(
+    listeners: &[ListenerConfig],
+    threads: usize,
+    tcp: &Tcp,
+    old: &mut Vec<Binding>,
+) -> Result<Vec<Vec<Binding>>, BuildError> {
+    let mut bound: Vec<Vec<Binding>> = Vec::new();
+    for listener in listeners {
+        let held: Vec<SocketAddr> =
+            old.iter().chain(bound.iter().flatten()).map(Binding::address).collect();
+        match bind(listener, threads, tcp, old, &held) {
+            Ok(own) => bound.push(own),
+            Err((error, own)) => {
+                let all = bound.into_iter().flatten().chain(own);
+                old.extend(all.filter(|one| matches!(one.state, State::Serving(_))));
+                return Err(error);
+            }
+        }
+    }
+    Ok(bound)
+}
+
+/// The addresses of one listener. Of `localhost` the IPv6 half may be missing; with port 0 it gets
+/// the port of the first half.
+fn bind(
+    listener: &ListenerConfig,
+    threads: usize,
+    tcp: &Tcp,
+    old: &mut Vec<Binding>,
+    held: &[SocketAddr],
+) -> Result<Vec<Binding>, (BuildError, Vec<Binding>)> {
+    let mut own: Vec<Binding> = Vec::new();
+    for name in &listener.bind {
+        let mut port = None;
+        for asked in name.addresses() {
+            let is_it = |one: &Binding| {
+                // Any port is a port of its own for each listener.
+                one.asked == asked && (asked.port() != 0 || one.listener == listener.name)
+            };
+            if let Some(at) = old.iter().position(is_it) {
+                let found = Binding { listener: listener.name.clone(), ..old.swap_remove(at) };
+                port = Some(found.address.port());
+                own.push(found);
+                continue;
+            }
+            let address = SocketAddr::new(asked.ip(), port.unwrap_or(asked.port()));
+            let beside_own =
+                address.port() != 0 && held.iter().any(|held| held.port() == address.port());
+            match open(address, threads, tcp, beside_own) {
+                Ok((address, sockets)) => {
+                    port = Some(address.port());
+                    let state = State::Bound(sockets);
+                    let listener = listener.name.clone();
+                    own.push(Binding { listener, asked, address, shared: false, state });
+                }
+                Err(BuildError::Bind { source, .. }) if port.is_some() && no_ipv6(&source) => {}
+                Err(error) => return Err((error, own)),
+            }
+        }
+    }
+    Ok(own)
+}
+
+/// Binds `count` sockets together; also tells the port that was found for port 0.
+pub(super) fn open(
+    address: SocketAddr,
+    count: usize,
+    tcp: &Tcp,
+    beside_own: bool,
+) -> Result<(SocketAddr, Vec<std::net::TcpListener>), BuildError> {
+    let wrong = |source| BuildError::Bind { address, source };
+    let sockets = listener::bind(address, count, tcp, beside_own).map_err(wrong)?;
+    let bound = sockets[0].local_addr().map_err(wrong)?;
+    Ok((bound, sockets))
+}
+
+fn no_ipv6(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable
+        || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
+}

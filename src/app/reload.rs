@@ -1,0 +1,123 @@
+//! Going on with another configuration.
+
+use std::sync::Arc;
+
+use tracing::{error, info, warn};
+
+use super::bindings::{Binding, bind_all, bind_as_passed};
+use super::{App, BuildError, period, preflight};
+use crate::admin::View;
+use crate::config::{self, Class, Config};
+use crate::log::Chain;
+use crate::proxy::Proxy;
+use crate::upstream::Upstream;
+
+impl App {
+    /// Goes on with `config`; says why not if it cannot, and changes nothing then.
+    pub(super) fn reload(&mut self, config: Result<Config, String>) {
+        let result =
+            config.and_then(|config| self.adopt(config).map_err(|error| Chain(&error).to_string()));
+        if let Err(error) = result {
+            error!(error, "cannot reload; nothing has changed");
+        }
+    }
+
+    fn adopt(&mut self, mut config: Config) -> Result<(), BuildError> {
+        let token = preflight(&config)?;
+        bind_as_passed(&mut config.listeners, &self.passed);
+        let changes = config::changes(&self.config, &config);
+        let of = |class| {
+            let keys = changes.iter().filter(|(_, its)| *its == class).map(|(key, _)| *key);
+            keys.collect::<Vec<_>>().join(" ")
+        };
+        // What holds until the next start holds as it was.
+        config.admin = self.config.admin;
+        config.threads = self.config.threads;
+        config.log.format = self.config.log.format;
+        let bound = bind_all(&config.listeners, config.threads, &config.tcp, &mut self.bindings)?;
+        self.log.set_level(config.log.level);
+        self.limits.set_most(config.max_connections.unwrap_or(self.capacity));
+        self.periods.send_replace(period(&config));
+        self.config = config;
+        self.install(bound, token);
+        self.resolve();
+        info!(live = of(Class::Live), new_sessions = of(Class::NewSessions), "reloaded");
+        if changes.iter().any(|(_, class)| *class == Class::Restart) {
+            warn!(keys = of(Class::Restart), "changed keys that hold only after a restart");
+        }
+        Ok(())
+    }
+
+    /// Puts the configuration to work on these addresses. What it no longer has is given up.
+    pub(super) fn install(&mut self, bound: Vec<Vec<Binding>>, token: Option<String>) {
+        let before = self.view.borrow().clone();
+        let upstreams: Vec<_> =
+            self.config.upstreams.iter().map(|config| self.upstream(config, &before)).collect();
+        let mut proxies = Vec::new();
+        let mut bindings = Vec::new();
+        for (listener, mut own) in self.config.listeners.iter().zip(bound) {
+            let upstream = upstreams
+                .iter()
+                .find(|upstream| upstream.name() == listener.upstream)
+                .expect("validation has checked that the upstream exists");
+            let proxy = Arc::new(Proxy {
+                config: listener.clone(),
+                addresses: own.iter().map(Binding::address).collect(),
+                stall_timeout: self.config.stall_timeout,
+                splice: self.config.splice,
+                tcp: self.config.tcp.clone(),
+                upstream: upstream.clone(),
+                gate: self.limits.gate(&listener.name),
+                metrics: self.metrics.listener(&listener.name, listener.pool.as_str()),
+                drain: self.drain.clone(),
+            });
+            own.iter_mut().for_each(|binding| binding.serve(proxy.clone(), &self.threads));
+            bindings.append(&mut own);
+            proxies.push(proxy);
+        }
+        // The new addresses are served before the old ones are closed.
+        self.bindings = bindings;
+        let is_gone =
+            |old: &&Arc<Upstream>| !upstreams.iter().any(|upstream| upstream.name() == old.name());
+        before.upstreams.iter().filter(is_gone).for_each(|old| old.uncount_endpoints());
+        self.view.send_replace(Arc::new(View { proxies, upstreams, token }));
+    }
+
+    /// The upstream of a section: the same as before if nothing of it has changed.
+    fn upstream(&self, config: &config::Upstream, before: &View) -> Arc<Upstream> {
+        let tcp = &self.config.tcp;
+        let nameservers = &self.config.nameservers;
+        let old = before.upstreams.iter().find(|old| old.name() == config.name);
+        if let Some(old) = old
+            && old.is_of(config, tcp, nameservers)
+        {
+            return old.clone();
+        }
+        let metrics = self.metrics.upstream(&config.name);
+        let (config, tcp, drain) = (config.clone(), tcp.clone(), self.drain.clone());
+        let new = Upstream::new(config, tcp, nameservers.clone(), metrics, drain);
+        if let Some(old) = old {
+            new.take_over(old);
+        }
+        Arc::new(new)
+    }
+
+    /// Starts the resolvers of upstreams that are new, and stops those of others.
+    pub(super) fn resolve(&mut self) {
+        let view = self.view.borrow().clone();
+        self.resolving.retain(|(upstream, resolver)| {
+            let stays = view.upstreams.iter().any(|one| Arc::ptr_eq(one, upstream));
+            if !stays {
+                resolver.abort();
+            }
+            stays
+        });
+        for upstream in &view.upstreams {
+            if !self.resolving.iter().any(|(one, _)| Arc::ptr_eq(one, upstream)) {
+                let of = upstream.clone();
+                let resolver = self.resolvers.spawn(async move { of.keep_resolved().await });
+                self.resolving.push((upstream.clone(), resolver));
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! The data threads: each accepts on listening sockets of its own and carries their sessions.
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::thread;
+use std::time::Duration;
+
+use tokio::runtime::{self, Handle};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::interval;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use tracing::error;
+
+use super::RunError;
+use super::bindings::Opened;
+use crate::drain::{Drain, Phase};
+use crate::net::listener::Listener;
+use crate::{proxy, relay, systemd};
+
+/// What a data thread is sent.
+#[derive(Debug)]
+pub(super) enum ToThread {
+    /// Accept on it.
+    Accept(Opened),
+    /// Say that you are there.
+    Answer(oneshot::Sender<()>),
+}
+
+/// Tells the service manager that the bridge is alive, as long as every data thread answers.
+pub(super) async fn watch_over(threads: Vec<mpsc::UnboundedSender<ToThread>>) -> Infallible {
+    let Some(period) = systemd::watchdog() else { return pending().await };
+    let mut every = interval(period / 2);
+    loop {
+        every.tick().await;
+        for thread in &threads {
+            let (ask, answer) = oneshot::channel();
+            let _ = thread.send(ToThread::Answer(ask));
+            // One that hangs keeps this from going on, and the service manager acts.
+            let _ = answer.await;
+        }
+        systemd::alive();
+    }
+}
+
+/// Starts the data thread of that number and returns its runtime. It ends after the drain has.
+///
+/// Not joined: the drain tells when its sessions are gone.
+pub(super) fn start(
+    number: usize,
+    inbox: mpsc::UnboundedReceiver<ToThread>,
+    drain: &Drain,
+    periods: watch::Receiver<Duration>,
+) -> Result<Handle, RunError> {
+    let runtime =
+        runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::Thread)?;
+    let handle = runtime.handle().clone();
+    let (drain, member) = (drain.clone(), drain.join());
+    thread::Builder::new()
+        .name(format!("tidegate-{number}"))
+        .spawn(move || runtime.block_on(carry(inbox, drain, member, periods)))
+        .map_err(RunError::Thread)?;
+    Ok(handle)
+}
+
+/// The life of a data thread: accepts until the drain, then sees its sessions off.
+async fn carry(
+    mut inbox: mpsc::UnboundedReceiver<ToThread>,
+    drain: Drain,
+    member: TaskTrackerToken,
+    periods: watch::Receiver<Duration>,
+) {
+    let watch = tokio::spawn(relay::look_after(drain.clone(), periods));
+    let mut accepting = JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = drain.reached(Phase::Draining) => break,
+            Some(message) = inbox.recv() => match message {
+                ToThread::Accept(Opened { socket, shared, proxies }) => {
+                    let tcp = proxies.borrow().tcp.clone();
+                    match Listener::new(socket, &tcp, shared) {
+                        // A task of its own: a future inside block_on is polled at every wake-up.
+                        Ok(listener) => drop(accepting.spawn(proxy::serve(listener, proxies))),
+                        Err(error) => error!(%error, "cannot use a listening socket"),
+                    }
+                }
+                // Who asked may have lost patience.
+                ToThread::Answer(answer) => drop(answer.send(())),
+            },
+            Some(ended) = accepting.join_next() => mind_panic(ended, &drain),
+        }
+    }
+    while let Some(ended) = accepting.join_next().await {
+        mind_panic(ended, &drain);
+    }
+    drop(member);
+    drain.reached(Phase::Closing).await;
+    // Wakes the relays that are left; it ends by itself after that.
+    let _ = watch.await;
+    drain.empty().await;
+}
+
+fn mind_panic(ended: Result<(), tokio::task::JoinError>, drain: &Drain) {
+    if ended.is_err() {
+        error!("an accept loop panicked: draining");
+        drain.begin();
+    }
+}

@@ -1,0 +1,253 @@
+//! Who is let in, who waits and who is turned away, and with which words.
+
+#![allow(clippy::disallowed_methods, reason = "tests may block: each has a thread of its own")]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::Instant;
+
+use socket2::{Domain, Socket, Type};
+
+use support::bridge::{Bridge, Setup};
+use support::tcp::{
+    accept, connect, echo, is_reset, listener, read_exactly, read_to_the_end, try_connect,
+};
+use support::{PATIENCE, until, until_it};
+
+/// Begins a greeting.
+const HELLO: &[u8] = b"\x05\0\0\0hello";
+
+#[test]
+fn beyond_max_connections_a_client_waits_and_is_then_told_1040() {
+    let (server, bridge) = mysql(|setup| {
+        setup.flags(&["--max-connections", "1", "--queue", "1", "--queue-timeout", "300ms"])
+    });
+    let (first, _first_server) = greeted(&bridge, &server);
+    let started = Instant::now();
+    let told = error_of(&connect(bridge.listen));
+    assert_eq!(told, (1040, "tidegate: too many connections (max_connections is 1)".into()));
+    assert!(started.elapsed().as_millis() >= 300, "it has not waited");
+
+    // One that waits goes in when the other leaves; a third one has no place to wait.
+    let waiting = Bridge::from_file(&file(
+        "queue = 1\nqueue_timeout = \"30s\"\nmax_connections = 1",
+        &server,
+    ))
+    .start();
+    let (inside, _inside_server) = greeted(&waiting, &server);
+    let second = connect(waiting.listen);
+    let open = || waiting.open_connections();
+    until_it("the second waits", open, |count| *count == 2.0);
+    assert_eq!(error_of(&connect(waiting.listen)).0, 1040);
+    drop(inside);
+    let mut second_server = accept(&server);
+    second_server.write_all(HELLO).unwrap();
+    assert_eq!(read_exactly(&second, HELLO.len()), HELLO);
+    drop(first);
+    assert_eq!(rejected(&waiting, "limit"), 1.0);
+    assert_eq!(rejected(&bridge, "limit"), 1.0);
+    let record = bridge.close_record();
+    assert_eq!((record.text("side"), record.text("reason")), ("tidegate", "limit"));
+}
+
+#[test]
+fn a_client_that_waits_and_leaves_gives_its_place_back() {
+    let (server, bridge) = mysql(|setup| {
+        setup.flags(&["--max-connections", "1", "--queue", "1", "--queue-timeout", "60s"])
+    });
+    let (_first, _first_server) = greeted(&bridge, &server);
+    for round in 1..=5 {
+        let waiting = connect(bridge.listen);
+        until_it("it waits", || bridge.open_connections(), |count| *count == 2.0);
+        drop(waiting);
+        let records = bridge.close_records(round);
+        assert_eq!(
+            (records[round - 1].text("side"), records[round - 1].text("reason")),
+            ("client", "eof")
+        );
+    }
+}
+
+#[test]
+fn a_source_beyond_its_share_is_told_1040_and_others_are_served() {
+    let (server, bridge) = mysql(|setup| setup.flags(&["--max-connections-per-source", "2"]));
+    let _open = [greeted(&bridge, &server), greeted(&bridge, &server)];
+    let told = error_of(&connect(bridge.listen));
+    assert_eq!(told.0, 1040);
+    assert!(
+        told.1.contains("127.0.0.1") && told.1.contains("max_connections_per_source is 2"),
+        "{told:?}"
+    );
+    let _other = from([127, 0, 0, 2], bridge.listen);
+    let _served = accept(&server);
+    assert_eq!(rejected(&bridge, "source"), 1.0);
+}
+
+#[test]
+fn who_is_denied_is_told_1130_and_over_tcp_reset() {
+    let server = listener();
+    let text = "allow = [\"127.0.0.0/24\"]\ndeny = [\"127.0.0.9\"]";
+    let bridge = Bridge::from_file(&file(text, &server)).start();
+    for (host, denied) in [([127, 0, 0, 1], false), ([127, 0, 0, 9], true), ([127, 0, 1, 1], true)]
+    {
+        let client = from(host, bridge.listen);
+        if denied {
+            let host = IpAddr::from(host);
+            let told = error_of(&client);
+            assert_eq!(told, (1130, format!("tidegate: host {host} is not allowed to connect")));
+        } else {
+            accept(&server).write_all(HELLO).unwrap();
+            assert_eq!(read_exactly(&client, HELLO.len()), HELLO);
+        }
+    }
+    assert_eq!(rejected(&bridge, "denied"), 2.0);
+
+    let bridge = Bridge::tcp(echo()).flags(&["--deny", "127.0.0.9"]).start();
+    let end = from([127, 0, 0, 9], bridge.listen).read(&mut [0]).map(drop);
+    assert!(is_reset(&end), "{end:?}");
+    assert!(answers(&connect(bridge.listen)));
+}
+
+#[test]
+fn a_reachable_address_needs_an_allow_list_or_a_word() {
+    let refused = Bridge::tcp(echo()).flags(&["--listen", "0.0.0.0:0"]).try_start();
+    assert!(refused.is_err_and(|said| said.contains("allow")));
+    let bridge = Bridge::tcp(echo())
+        .flags(&["--listen", "0.0.0.0:0", "--allow", "127.0.0.1,10.0.0.0/8"])
+        .start();
+    let local = SocketAddr::from(([127, 0, 0, 1], bridge.listen.port()));
+    assert!(answers(&connect(local)));
+}
+
+#[test]
+fn connections_that_come_too_fast_wait_for_their_turn() {
+    let bridge = Bridge::tcp(echo())
+        .flags(&["--accept-rate", "20", "--queue", "5", "--queue-timeout", "10s"])
+        .start();
+    let started = Instant::now();
+    thread::scope(|scope| {
+        // 20 at once, and five more one after the other.
+        let crowd: Vec<_> = (0..60)
+            .map(|_| {
+                scope.spawn(|| try_connect(bridge.listen).is_ok_and(|client| answers(&client)))
+            })
+            .collect();
+        let served = crowd.into_iter().map(|one| one.join().unwrap()).filter(|ok| *ok).count();
+        let most = 25 + 20 * (1 + started.elapsed().as_secs() as usize);
+        assert!((20..=most).contains(&served), "{served} were served");
+        let refused = rejected(&bridge, "rate");
+        assert_eq!(served as f64 + refused, 60.0);
+        assert!(refused > 0.0);
+    });
+}
+
+/// The bridge has descriptors for some 40 sessions; it is told to let more in.
+#[test]
+fn without_descriptors_newcomers_are_told_1040_and_others_go_on() {
+    let server = listener();
+    let setup = Bridge::to(server.local_addr().unwrap()).with_descriptors(100);
+    let bridge = setup.flags(&["--max-connections", "1000"]).start();
+    let (first, mut first_server) = greeted(&bridge, &server);
+    let mut crowd: Vec<TcpStream> = Vec::new();
+    until("the accept tells somebody", || {
+        let client = connect(bridge.listen);
+        client.set_nonblocking(true).unwrap();
+        crowd.push(client);
+        let told = |mut client: &TcpStream| {
+            let mut packet = [0; 512];
+            match client.read(&mut packet) {
+                Ok(length) if length > 7 => {
+                    Some((error(&packet[..length]), packet[7..length].to_vec()))
+                }
+                _ => None,
+            }
+        };
+        crowd
+            .iter()
+            .filter_map(told)
+            .find(|(code, text)| *code == 1040 && text.ends_with(b"no file descriptor is left"))
+    });
+    first_server.write_all(b"more").unwrap();
+    assert_eq!(read_exactly(&first, 4), b"more");
+    drop(crowd);
+    until("newcomers are served again", || {
+        let client = connect(bridge.listen);
+        server.set_nonblocking(true).unwrap();
+        while let Ok((mut server, _)) = server.accept() {
+            let _ = server.write_all(HELLO);
+        }
+        client.set_read_timeout(Some(std::time::Duration::from_millis(200))).unwrap();
+        let mut answer = [0; HELLO.len()];
+        ((&client).read_exact(&mut answer).is_ok() && answer == *HELLO).then_some(())
+    });
+    assert!(rejected(&bridge, "descriptors") >= 1.0);
+}
+
+#[test]
+fn both_limits_of_the_host_are_logged_at_the_start() {
+    let bridge = Bridge::tcp(echo()).with_descriptors(1_000).start();
+    let said = |what: &str| bridge.log().iter().any(|line| line.contains(what));
+    until("they are logged", || {
+        (said("\"message\":\"limit of open files\"") && said("\"max_connections\":332"))
+            .then_some(())
+    });
+}
+
+fn mysql(with: impl FnOnce(Setup) -> Setup) -> (TcpListener, Bridge) {
+    let server = listener();
+    let bridge = with(Bridge::to(server.local_addr().unwrap())).start();
+    (server, bridge)
+}
+
+fn file(in_listener: &str, server: &TcpListener) -> String {
+    format!(
+        "admin = \"127.0.0.1:0\"\n[[listener]]\nbind = \"127.0.0.1:0\"\n{in_listener}\n\
+         [upstream.gw]\ngateway = \"{}\"\n",
+        server.local_addr().unwrap()
+    )
+}
+
+/// A client that has its greeting, and its server.
+fn greeted(bridge: &Bridge, server: &TcpListener) -> (TcpStream, TcpStream) {
+    let client = connect(bridge.listen);
+    let mut server = accept(server);
+    server.write_all(HELLO).unwrap();
+    assert_eq!(read_exactly(&client, HELLO.len()), HELLO);
+    (client, server)
+}
+
+/// The ERR packet that is all a client gets.
+fn error_of(client: &TcpStream) -> (u16, String) {
+    let (packet, end) = read_to_the_end(client);
+    assert!(end.is_ok(), "{end:?}");
+    assert_eq!(packet[3], 0, "the first packet of a conversation");
+    (error(&packet), String::from_utf8(packet[7..].to_vec()).unwrap())
+}
+
+fn error(packet: &[u8]) -> u16 {
+    assert_eq!(packet[4], 0xff, "{packet:?}");
+    u16::from_le_bytes([packet[5], packet[6]])
+}
+
+fn rejected(bridge: &Bridge, reason: &str) -> f64 {
+    bridge.metrics().sum("tidegate_connections_rejected_total", &[("reason", reason)])
+}
+
+/// A client with that address.
+fn from(host: [u8; 4], bridge: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((host, 0)).into()).unwrap();
+    socket.connect_timeout(&bridge.into(), PATIENCE).unwrap();
+    let client = TcpStream::from(socket);
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client
+}
+
+fn answers(mut client: &TcpStream) -> bool {
+    let mut answer = [0; 5];
+    client.write_all(b"marco").and_then(|()| client.read_exact(&mut answer)).is_ok()
+        && answer == *b"marco"
+}

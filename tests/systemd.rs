@@ -1,0 +1,200 @@
+//! The service manager: what it is told, and sockets that it passes. It is a fake: the variables, the
+//! descriptor and the datagrams are those of sd_listen_fds(3) and sd_notify(3).
+
+#![allow(clippy::disallowed_methods, reason = "tests may block: each has a thread of its own")]
+
+mod support;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use support::bridge::{Bridge, Setup};
+use support::process::{command, output};
+use support::tcp::{connect, echo};
+use support::{PATIENCE, full_or, skip, until};
+
+/// Receives what a service manager is told.
+struct Manager {
+    socket: UnixDatagram,
+    folder: TempDir,
+}
+
+impl Manager {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = UnixDatagram::bind(folder.path().join("notify")).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self { socket, folder }
+    }
+
+    fn over(&self, setup: Setup) -> Setup {
+        let path = self.folder.path().join("notify");
+        setup.variables(&[("NOTIFY_SOCKET", path.to_str().unwrap())])
+    }
+
+    fn is_told(&self) -> String {
+        let mut datagram = [0; 4096];
+        let length = self.socket.recv(&mut datagram).unwrap();
+        String::from_utf8(datagram[..length].to_vec()).unwrap()
+    }
+}
+
+#[test]
+fn it_is_told_of_the_start_of_reloads_and_of_the_end() {
+    let manager = Manager::new();
+    let mut bridge = manager.over(Bridge::tcp(echo())).start();
+    let ready = manager.is_told();
+    assert!(ready.contains("READY=1\n"), "{ready}");
+    assert!(ready.contains(&format!("STATUS=tidegate: listening on {}", bridge.listen)), "{ready}");
+
+    bridge.reload();
+    let reloading = manager.is_told();
+    assert!(
+        reloading.contains("RELOADING=1\n") && reloading.contains("MONOTONIC_USEC="),
+        "{reloading}"
+    );
+    assert!(manager.is_told().contains("READY=1\n"));
+
+    bridge.signal(Signal::TERM);
+    let stopping = manager.is_told();
+    assert!(stopping.contains("STOPPING=1\n"), "{stopping}");
+    assert_eq!(bridge.ends().code(), Some(0));
+}
+
+#[test]
+fn the_watchdog_is_fed_until_a_data_thread_hangs() {
+    let manager = Manager::new();
+    let setup = manager.over(Bridge::tcp(echo())).variables(&[("WATCHDOG_USEC", "100000")]);
+    let bridge = setup.start();
+    assert!(manager.is_told().contains("READY=1"));
+    for _ in 0..3 {
+        assert_eq!(manager.is_told(), "WATCHDOG=1\n");
+    }
+    drop(bridge);
+}
+
+#[test]
+fn a_socket_that_is_passed_is_served_by_name_or_by_address() {
+    let gateway = echo();
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    for (name, bind) in
+        [("app", "127.0.0.1:0".to_owned()), ("tidegate.socket", address.to_string())]
+    {
+        let setup = Bridge::from_file(&file(&bind, gateway));
+        let mut bridge = setup.with_socket(name, &socket).start();
+        assert_eq!(bridge.listening, [address]);
+        echoes(&connect(address));
+        // What the file says of the address does not matter at a reload either.
+        bridge.reload();
+        echoes(&connect(address));
+        bridge.signal(Signal::TERM);
+        assert_eq!(bridge.ends().code(), Some(0));
+    }
+}
+
+#[test]
+fn a_passed_socket_that_anybody_can_reach_is_refused_without_a_word() {
+    let socket = TcpListener::bind("0.0.0.0:0").unwrap();
+    let setup = Bridge::from_file(&file("127.0.0.1:0", echo())).with_socket("app", &socket);
+    let said = setup.try_start().err().expect("it serves");
+    assert!(said.contains("allow_any"), "{said}");
+}
+
+#[test]
+fn what_is_passed_and_is_no_listening_socket_is_named() {
+    let connected = connect(echo());
+    let as_listener = TcpListener::from(std::os::fd::OwnedFd::from(connected));
+    let said = Bridge::from_file(&file("127.0.0.1:0", echo()))
+        .with_socket("app", &as_listener)
+        .try_start()
+        .err()
+        .expect("it serves");
+    assert!(said.contains("LISTEN_FDS") && said.contains("`app` does not listen"), "{said}");
+}
+
+/// The socket stays open while one bridge ends and the next begins.
+#[test]
+fn restarts_in_a_storm_of_connects_lose_not_one() {
+    let gateway = echo();
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let start =
+        || Bridge::from_file(&file("127.0.0.1:0", gateway)).with_socket("app", &socket).start();
+    let (served, done) = (AtomicU64::new(0), AtomicBool::new(false));
+    let mut bridge = start();
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..8)
+            .map(|_| {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        echoes(&connect(address));
+                        served.fetch_add(1, Ordering::Relaxed);
+                    }
+                })
+            })
+            .collect();
+        for _ in 0..full_or(10, 3) {
+            let before = served.load(Ordering::Relaxed);
+            until("the storm goes on", || {
+                (served.load(Ordering::Relaxed) > before + 200).then_some(())
+            });
+            bridge.signal(Signal::TERM);
+            assert_eq!(bridge.ends().code(), Some(0));
+            bridge = start();
+        }
+        done.store(true, Ordering::Relaxed);
+        for client in clients {
+            client.join().expect("a connection was lost");
+        }
+    });
+}
+
+#[test]
+fn the_units_are_sound() {
+    let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/systemd");
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["tidegate.service", "tidegate.socket"] {
+        let text = fs::read_to_string(units.join(name)).unwrap();
+        // It looks whether the program is there.
+        let text = text.replace("/usr/local/bin/tidegate", env!("CARGO_BIN_EXE_tidegate"));
+        fs::write(folder.path().join(name), text).unwrap();
+    }
+    let mut version = command("systemd-analyze");
+    version.arg("--version");
+    let version = output(version);
+    if !version.status.success() {
+        return skip("no systemd-analyze");
+    }
+    let mut verify = command("systemd-analyze");
+    verify.args(["verify", "--recursive-errors=no", "--man=no"]);
+    verify.args(["tidegate.service", "tidegate.socket"].map(|name| folder.path().join(name)));
+    let said = String::from_utf8(output(verify).stderr).unwrap();
+    // Debian 12 has systemd 252, which does not know the type yet.
+    let is_old = String::from_utf8_lossy(&version.stdout).starts_with("systemd 252 ");
+    let known = |line: &&str| !(is_old && line.ends_with("ignoring: notify-reload"));
+    let complaints: Vec<_> = said.lines().filter(known).collect();
+    assert!(complaints.is_empty(), "{complaints:#?}");
+}
+
+fn file(bind: &str, gateway: SocketAddr) -> String {
+    format!(
+        "admin = \"127.0.0.1:0\"\n[[listener]]\nname = \"app\"\nbind = \"{bind}\"\nprotocol = \"tcp\"\n\
+         [upstream.gw]\ngateway = \"{gateway}\"\n"
+    )
+}
+
+fn echoes(mut client: &TcpStream) {
+    client.write_all(b"marco").unwrap();
+    let mut answer = [0; 5];
+    client.read_exact(&mut answer).unwrap();
+    assert_eq!(answer, *b"marco");
+}
