@@ -7,7 +7,7 @@
 //! | 0 | [`config`] | flags, environment, file and defaults joined into finished values |
 //! | 0 | [`metrics`], [`log`] | what the process tells of itself |
 //! | 0 | [`drain`], [`systemd`] | how it ends, and the service manager |
-//! | 1 | [`net`] | listening, dialling, socket options |
+//! | 1 | [`net`] | listening, dialling, socket options, PROXY headers |
 //! | 2 | [`relay`] | the data plane: bytes between two sockets |
 //! | 3 | [`mysql`] | the wire protocol, without I/O but for its client |
 //! | 4 | [`upstream`] | a gateway's name, its addresses, a way to one of them |
@@ -22,8 +22,9 @@
 //!
 //! # One connection's life
 //!
-//! 1. [`net::listener::Listener::accept`] on one of the data threads; [`proxy::Proxy::serve`]
-//!    spawns the session as a task of that thread, where it stays.
+//! 1. [`net::listener::Listener::accept`] on one of the data threads; [`proxy::serve`]
+//!    spawns the session as a task of that thread, where it stays. A load balancer that it trusts
+//!    says first who the client is ([`net::proxy_protocol`]).
 //! 2. [`upstream::Upstream::connect`] dials the gateway's endpoints in the order of their health,
 //!    staggered. MySQL servers speak first, so an endpoint has answered when its first greeting
 //!    byte is there; until then others can be tried without the client noticing. When none answers

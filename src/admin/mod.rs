@@ -26,6 +26,7 @@ use tracing::{debug, info};
 use crate::drain::{Drain, Phase};
 use crate::metrics::Metrics;
 use crate::net::listener::{Accepted, Listener};
+use crate::net::proxy_protocol;
 use crate::proxy::Proxy;
 use crate::upstream::Upstream;
 use health::Health;
@@ -190,7 +191,13 @@ impl Admin {
     }
 }
 
-async fn connection(admin: Arc<Admin>, stream: TcpStream, peer: SocketAddr) {
+async fn connection(admin: Arc<Admin>, mut stream: TcpStream, peer: SocketAddr) {
+    // AWS: a target group that is sent PROXY headers has them in its health checks as well, whatever
+    // their port. `peer` stays the real one, so nobody gains by sending a header.
+    if let Err(error) = proxy_protocol::skip(&mut stream, HEAD_TIMEOUT).await {
+        debug!(%peer, %error, "admin connection failed");
+        return;
+    }
     let service = service_fn(|request| {
         let admin = admin.clone();
         async move { Ok::<_, Infallible>(admin.answer(&request, peer).await) }

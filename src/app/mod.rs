@@ -252,7 +252,7 @@ fn deep_check(view: Arc<View>) -> DeepCheck {
             let mut users =
                 view.proxies.iter().filter(|proxy| Arc::ptr_eq(&proxy.upstream, upstream));
             let protocol = users.next().map_or(Protocol::Mysql, |proxy| proxy.config.protocol);
-            match upstream.connect(protocol).await {
+            match upstream.connect(protocol, None).await {
                 Ok(connected) => {
                     let address = connected.in_use.endpoint().address;
                     answers.push(format!("{} answers at {address}", upstream.gateway()));

@@ -51,6 +51,8 @@ const CLASSES: &[(&str, Class)] = &[
     ("reply_timeout", NewSessions),
     ("idle_timeout", NewSessions),
     ("max_lifetime", NewSessions),
+    ("proxy_protocol_from", NewSessions),
+    ("proxy_protocol_timeout", NewSessions),
     ("gateway", NewSessions),
     ("connect_timeout", NewSessions),
     ("dial_deadline", NewSessions),
@@ -61,6 +63,7 @@ const CLASSES: &[(&str, Class)] = &[
     ("balance", NewSessions),
     ("prefer_cidrs", NewSessions),
     ("close_vanished_after", NewSessions),
+    ("send_proxy_protocol", NewSessions),
 ];
 
 impl Class {

@@ -1,5 +1,8 @@
-//! Sockets: how they are opened, accepted, set up and asked.
+//! Sockets: how they are opened, accepted, set up and asked, and what comes first on them.
 
 pub mod connect;
 pub mod listener;
+pub mod proxy_protocol;
+#[cfg(test)]
+mod proxy_protocol_tests;
 pub mod socket;

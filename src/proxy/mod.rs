@@ -5,6 +5,7 @@ mod limits;
 mod limits_tests;
 mod outcome;
 mod session;
+mod source;
 mod unserved;
 
 use std::net::SocketAddr;

@@ -1,6 +1,6 @@
 //! The account of one connection: written once, when it ends, however it ends.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use tracing::info;
 
 use super::Proxy;
 use super::limits::Permit;
+use crate::net::proxy_protocol::Header;
 use crate::relay::{End, Reason, Side};
 use crate::upstream::{Endpoint, InUse};
 
@@ -20,7 +21,9 @@ use crate::upstream::{Endpoint, InUse};
 pub(super) struct Outcome {
     pub proxy: Arc<Proxy>,
     id: u64,
-    client: SocketAddr,
+    peer: SocketAddr,
+    /// What a load balancer said of the client.
+    header: Option<Box<Header>>,
     accepted: Instant,
     permit: Option<Permit>,
     in_use: Option<InUse>,
@@ -36,12 +39,13 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    pub fn new(proxy: Arc<Proxy>, id: u64, client: SocketAddr, accepted: Instant) -> Self {
+    pub fn new(proxy: Arc<Proxy>, id: u64, peer: SocketAddr, accepted: Instant) -> Self {
         proxy.metrics.connections.inc();
         proxy.metrics.open.inc();
         Self {
             id,
-            client,
+            peer,
+            header: None,
             accepted,
             permit: None,
             in_use: None,
@@ -58,14 +62,25 @@ impl Outcome {
         }
     }
 
+    /// The other end of the connection: the client, or a load balancer.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// The peer is a load balancer that has said who the client is.
+    pub fn introduced(&mut self, header: Header) {
+        self.header = Some(Box::new(header));
+    }
+
+    /// Whom it comes from: the client that a header names, else the peer.
+    pub fn source(&self) -> SocketAddr {
+        let addresses = self.header.as_deref().and_then(|header| header.addresses);
+        addresses.map_or(self.peer, |addresses| addresses.source)
+    }
+
     /// It is let in: from now on it counts for the limits.
     pub fn admitted(&mut self, permit: Permit) {
         self.permit = Some(permit);
-    }
-
-    /// The address that it counts for.
-    pub fn source(&self) -> IpAddr {
-        self.client.ip()
     }
 
     /// An upstream connection is in hand; from now on it counts for its endpoint.
@@ -123,11 +138,16 @@ impl Drop for Outcome {
         if is_unserved && !self.proxy.unserved.admit(self.side, self.reason) {
             return;
         }
+        let header = self.header.as_deref();
+        let client = self.source();
         let connect = self.connected.map(|at| milliseconds(at - self.accepted));
         info!(
             id = self.id,
             listener = self.proxy.config.name,
-            client = %self.client,
+            client = %client,
+            peer = (client != self.peer).then(|| tracing::field::display(self.peer)),
+            vpce = header.and_then(|header| header.vpc_endpoint.as_deref()),
+            linkid = header.and_then(|header| header.link_id),
             endpoint = self.endpoint().map(|endpoint| tracing::field::display(endpoint.address)),
             pool = self.proxy.config.pool.as_str(),
             connect_ms = connect,

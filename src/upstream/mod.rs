@@ -6,6 +6,7 @@
 mod answer;
 #[cfg(test)]
 mod answer_tests;
+mod connect;
 mod dial;
 mod endpoint;
 mod error;
@@ -24,12 +25,11 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use crate::config::{self, Protocol, Tcp};
+use crate::config::{self, Tcp};
 use crate::drain::Drain;
 use crate::log::Repeats;
 use crate::metrics::UpstreamMetrics;
 use crate::mysql::client::Farewells;
-use dial::Dialler;
 use endpoint::EndpointState;
 use health::Standing;
 use lines::Lines;
@@ -195,34 +195,6 @@ impl Upstream {
             endpoints,
             ttl_left_seconds: known.valid_until.map(left),
             dns_error: known.error.clone(),
-        }
-    }
-
-    /// Connects to the gateway: its endpoints in order, staggered, until one has answered.
-    ///
-    /// With `Protocol::Mysql` an endpoint has answered when the first byte of its greeting is
-    /// there to be read: a load balancer without a target accepts and then closes. So the next one
-    /// is tried before the client has seen a byte.
-    pub async fn connect(&self, protocol: Protocol) -> Result<Connected, Unreachable> {
-        let deadline = Instant::now() + self.config.dial_deadline;
-        let endpoints = self.ordered(deadline).await?;
-        let dialler = Dialler {
-            tcp: self.tcp.clone(),
-            protocol,
-            connect_timeout: self.config.connect_timeout,
-            deadline,
-            metrics: self.metrics.clone(),
-            farewells: self.farewells.clone(),
-        };
-        match dialler.race(endpoints).await {
-            Ok((stream, endpoint)) => Ok(Connected { stream, in_use: endpoint.lend() }),
-            Err(failures) => Err(Unreachable::NoAnswer {
-                gateway: self.config.gateway.to_string(),
-                failures: failures
-                    .into_iter()
-                    .map(|(endpoint, error)| (endpoint.address, error))
-                    .collect(),
-            }),
         }
     }
 
