@@ -78,7 +78,6 @@ async fn carry(
     loop {
         tokio::select! {
             biased;
-            () = drain.reached(Phase::Draining) => break,
             Some(message) = inbox.recv() => match message {
                 ToThread::Accept(Opened { socket, shared, proxies }) => {
                     let proxy = proxies.borrow().clone();
@@ -92,6 +91,8 @@ async fn carry(
                 // Who asked may have lost patience.
                 ToThread::Answer(answer) => drop(answer.send(())),
             },
+            // After the inbox: what is queued in a socket that waits there is still served.
+            () = drain.reached(Phase::Draining) => break,
             Some(ended) = accepting.join_next() => mind_panic(ended, &drain),
         }
     }
