@@ -85,7 +85,7 @@ fn a_query_that_ends_during_the_drain_is_answered() {
 fn connections_that_wait_to_be_accepted_when_the_signal_comes_are_served() {
     const WAITING: usize = 400;
     let mut bridge = Bridge::tcp(echo()).start();
-    bridge.signal(Signal::STOP);
+    bridge.stop();
     let waiting: Vec<TcpStream> = (0..WAITING).map(|_| connect(bridge.listen)).collect();
     bridge.signal(Signal::TERM);
     bridge.signal(Signal::CONT);

@@ -241,7 +241,7 @@ fn a_check_that_left_with_its_header_costs_no_dial() {
     let upstream = listener();
     let bridge = trusting("mysql", upstream.local_addr().unwrap()).start();
     // Stopped, it finds everything there at once.
-    bridge.signal(Signal::STOP);
+    bridge.stop();
     let mut check = connect_from(BALANCER, bridge.listen);
     check.write_all(&v2(0x20, 0, &[])).unwrap();
     check.shutdown(Shutdown::Write).unwrap();

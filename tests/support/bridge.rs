@@ -108,6 +108,19 @@ impl Bridge {
         until("it has read its settings again", || said().get(before).cloned())
     }
 
+    /// Stops every thread of the process; SIGSTOP alone returns before that.
+    pub fn stop(&self) {
+        self.signal(Signal::STOP);
+        let tasks = format!("/proc/{}/task", self.pid());
+        let is_stopped = |task: fs::DirEntry| {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+        };
+        until("every thread has stopped", || {
+            fs::read_dir(&tasks).unwrap().flatten().all(is_stopped).then_some(())
+        });
+    }
+
     pub fn is_running(&mut self) -> bool {
         self.process.has_ended().is_none()
     }
