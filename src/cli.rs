@@ -174,6 +174,19 @@ pub struct Settings {
     #[arg(long, value_name = "DURATION", env = "TIDEGATE_MAX_LIFETIME")]
     pub max_lifetime: Option<String>,
 
+    /// Networks of load balancers that begin each connection with a PROXY header.
+    #[arg(long, value_name = "CIDR", env = "TIDEGATE_PROXY_PROTOCOL_FROM")]
+    #[arg(action = ArgAction::Append, value_delimiter = ',')]
+    pub proxy_protocol_from: Vec<String>,
+
+    /// Time for such a header to arrive [default: 5s].
+    #[arg(long, value_name = "DURATION", env = "TIDEGATE_PROXY_PROTOCOL_TIMEOUT")]
+    pub proxy_protocol_timeout: Option<String>,
+
+    /// Tells the server of each client in a PROXY header: off, v1 or v2 [default: off].
+    #[arg(long, value_name = "VERSION", env = "TIDEGATE_SEND_PROXY_PROTOCOL")]
+    pub send_proxy_protocol: Option<String>,
+
     /// Refuses public addresses: auto, true or false [default: auto, for privatelink names].
     #[arg(long, value_name = "BOOL", env = "TIDEGATE_REQUIRE_PRIVATE")]
     pub require_private: Option<String>,

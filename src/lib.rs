@@ -7,7 +7,7 @@
 //! | 0 | [`config`] | flags, environment, file and defaults joined into finished values |
 //! | 0 | [`metrics`], [`log`] | what the process tells of itself |
 //! | 0 | [`drain`], [`systemd`] | how it ends, and the service manager |
-//! | 1 | [`net`] | listening, dialling, sockets: TCP, and Unix towards clients |
+//! | 1 | [`net`] | listening (TCP and Unix), dialling, socket options, PROXY headers |
 //! | 2 | [`relay`] | the data plane: bytes between two sockets |
 //! | 3 | [`mysql`] | the wire protocol, without I/O but for its client |
 //! | 4 | [`upstream`] | a gateway's name, its addresses, a way to one of them |
@@ -22,8 +22,9 @@
 //!
 //! # One connection's life
 //!
-//! 1. [`net::listener::Listener::accept`] on one of the data threads; [`proxy::Proxy::serve`]
-//!    spawns the session as a task of that thread, where it stays.
+//! 1. [`net::listener::Listener::accept`] on one of the data threads; [`proxy::serve`]
+//!    spawns the session as a task of that thread, where it stays. A load balancer that it trusts
+//!    says first who the client is ([`net::proxy_protocol`]).
 //! 2. [`upstream::Upstream::connect`] dials the gateway's endpoints in the order of their health,
 //!    staggered. MySQL servers speak first, so an endpoint has answered when its first greeting
 //!    byte is there; until then others can be tried without the client noticing. When none answers
@@ -32,7 +33,8 @@
 //!    they are. Idle, it owns two sockets and no buffer. Until both sides have spoken,
 //!    [`relay::Opening`] keeps what was said and the deadlines.
 //! 4. The session's outcome writes one close record and one set of metrics, also when the session
-//!    panicked.
+//!    panicked. Of a storm of connections that found no upstream, most records are only counted:
+//!    [`log::Repeats`].
 #![forbid(unsafe_code)]
 // What a hostile packet or an odd host can reach must not panic by accident.
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::panic))]

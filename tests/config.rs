@@ -135,7 +135,10 @@ fn every_setting_comes_from_its_flag_before_its_variable_before_its_key() {
         ("listener", "protocol", "tcp"),
         ("listener", "pool", "off"),
         ("listener", "unix_mode", "0600"),
+        ("listener", "proxy_protocol_from", "10.0.0.0/8"),
+        ("listener", "proxy_protocol_timeout", "2s"),
         ("upstream", "connect_timeout", "2s"),
+        ("upstream", "send_proxy_protocol", "v2"),
     ];
     for (table, key, good) in cases {
         let flag = format!("--{}", key.replace('_', "-"));
@@ -192,6 +195,9 @@ fn what_is_not_said_has_the_default_of_the_contract() {
         "pool = \"off\"",
         "protocol = \"mysql\"",
         "allow_any = false",
+        "proxy_protocol_from = []",
+        "proxy_protocol_timeout = \"5s\"",
+        "send_proxy_protocol = \"off\"",
     ] {
         assert!(printed.lines().any(|printed| printed == line), "no `{line}` in:\n{printed}");
     }
@@ -232,6 +238,18 @@ fn a_wrong_value_is_refused_with_key_value_and_what_was_expected() {
             "protocol",
             "postgres",
             "mysql or tcp",
+        ),
+        (
+            format!("{SMALL}[[listener]]\nproxy_protocol_from = [\"10.0.0.0/8\", \"nlb\"]\n"),
+            "proxy_protocol_from",
+            "nlb",
+            "network",
+        ),
+        (
+            format!("{SMALL}send_proxy_protocol = \"v3\"\n"),
+            "send_proxy_protocol",
+            "v3",
+            "off, v1 or v2",
         ),
         (
             format!("{SMALL}[[listener]]\nallow_any = \"maybe\"\n"),
@@ -321,6 +339,9 @@ fn every_flag_of_run_is_in_its_help_with_its_variable() {
         "log-level",
         "splice",
         "threads",
+        "proxy-protocol-from",
+        "proxy-protocol-timeout",
+        "send-proxy-protocol",
     ] {
         assert!(help.contains(&format!("--{name}")), "--{name} is missing:\n{help}");
         let variable = format!("TIDEGATE_{}", name.replace('-', "_").to_uppercase());

@@ -25,6 +25,7 @@ use crate::drain::{Drain, Phase};
 use crate::metrics::Metrics;
 use crate::net::address::Peer;
 use crate::net::listener::{Accepted, Listener};
+use crate::net::proxy_protocol;
 use crate::net::stream::Stream;
 use crate::proxy::Proxy;
 use crate::upstream::Upstream;
@@ -141,10 +142,9 @@ impl Admin {
     }
 
     fn status(&self) -> status::Status {
-        let view = self.view();
         let runtimes = self.parts.runtimes.iter();
         let tasks = runtimes.map(|runtime| runtime.metrics().num_alive_tasks()).sum();
-        status::Status::of(&self.parts.drain, &view.proxies, &view.upstreams, tasks)
+        status::Status::of(&self.view(), &self.parts.drain, tasks)
     }
 
     fn view(&self) -> Arc<View> {
@@ -189,7 +189,13 @@ impl Admin {
     }
 }
 
-async fn connection(admin: Arc<Admin>, stream: Stream, peer: Peer) {
+async fn connection(admin: Arc<Admin>, mut stream: Stream, peer: Peer) {
+    // AWS: a target group that is sent PROXY headers has them in its health checks as well, whatever
+    // their port. `peer` stays the real one, so nobody gains by sending a header.
+    if let Err(error) = proxy_protocol::skip(&mut stream, HEAD_TIMEOUT).await {
+        debug!(%peer, %error, "admin connection failed");
+        return;
+    }
     let service = service_fn(|request| {
         let admin = admin.clone();
         async move { Ok::<_, Infallible>(admin.answer(&request, peer).await) }

@@ -31,6 +31,7 @@ pub(super) struct Opened {
 /// been accepted.
 #[derive(Debug)]
 pub(super) struct Binding {
+    /// The listener that it serves, or was opened for.
     listener: String,
     /// As the configuration has it; the port may be 0.
     asked: Address,
@@ -61,6 +62,7 @@ impl Binding {
 
     /// From now on its connections belong to `proxy`.
     pub fn serve(&mut self, proxy: Arc<Proxy>, threads: &[mpsc::UnboundedSender<ToThread>]) {
+        self.listener.clone_from(&proxy.config.name);
         match &mut self.state {
             State::Serving(proxies) => drop(proxies.send_replace(proxy)),
             State::Bound(sockets) => {
@@ -103,7 +105,7 @@ pub(super) fn adopt(
             warn!(name, %address, "a socket was passed that is no listener's by name or address");
             continue;
         };
-        if !address.ip().is_loopback() && !listener.allow_any && listener.allow.is_empty() {
+        if listener.is_exposed_at(address) {
             return Err(BuildError::Exposed { listener: listener.name.clone(), address });
         }
         let sockets = listener::share(&socket, threads, tcp)
@@ -127,19 +129,19 @@ pub(super) fn bind_all(
     for listener in listeners {
         let held: Vec<u16> =
             old.iter().chain(bound.iter().flatten()).filter_map(Binding::port).collect();
-        match bind(listener, threads, tcp, old, &held) {
-            Ok(own) => bound.push(own),
-            Err((error, own)) => {
-                let all = bound.into_iter().flatten().chain(own);
-                old.extend(all.filter(|one| matches!(one.state, State::Serving(_))));
-                return Err(error);
-            }
+        let mut own = Vec::new();
+        let result = bind(listener, threads, tcp, old, &held, &mut own);
+        bound.push(own);
+        if let Err(error) = result {
+            let all = bound.into_iter().flatten();
+            old.extend(all.filter(|one| matches!(one.state, State::Serving(_))));
+            return Err(error);
         }
     }
     Ok(bound)
 }
 
-/// The addresses of one listener. Of `localhost` the IPv6 half may be missing; with port 0 it gets
+/// The addresses of one listener, as far as they can be had, into `own`. Of `localhost` the IPv6 half may be missing; with port 0 it gets
 /// the port of the first half.
 fn bind(
     listener: &ListenerConfig,
@@ -147,14 +149,11 @@ fn bind(
     tcp: &Tcp,
     old: &mut Vec<Binding>,
     held: &[u16],
-) -> Result<Vec<Binding>, (BuildError, Vec<Binding>)> {
-    let mut own: Vec<Binding> = Vec::new();
+    own: &mut Vec<Binding>,
+) -> Result<(), BuildError> {
     for name in &listener.bind {
         if let Bind::Unix(path) = name {
-            match bind_path(path, listener, threads, old) {
-                Ok(binding) => own.push(binding),
-                Err(error) => return Err((error, own)),
-            }
+            own.push(bind_path(path, listener, threads, old)?);
         }
         let mut port = None;
         for asked in name.addresses() {
@@ -164,7 +163,7 @@ fn bind(
                     && (asked.port() != 0 || one.listener == listener.name)
             };
             if let Some(at) = old.iter().position(is_it) {
-                let found = Binding { listener: listener.name.clone(), ..old.swap_remove(at) };
+                let found = old.swap_remove(at);
                 port = found.port();
                 own.push(found);
                 continue;
@@ -180,11 +179,11 @@ fn bind(
                     own.push(Binding { listener, asked, address, shared: false, state });
                 }
                 Err(BuildError::Bind { source, .. }) if port.is_some() && no_ipv6(&source) => {}
-                Err(error) => return Err((error, own)),
+                Err(error) => return Err(error),
             }
         }
     }
-    Ok(own)
+    Ok(())
 }
 
 /// A Unix socket goes by its path: its mode and its owner are those it was made with.
@@ -195,14 +194,13 @@ fn bind_path(
     old: &mut Vec<Binding>,
 ) -> Result<Binding, BuildError> {
     let address = Address::Unix(path.to_owned());
-    let name = listener.name.clone();
     if let Some(at) = old.iter().position(|one| one.asked == address) {
-        return Ok(Binding { listener: name, ..old.swap_remove(at) });
+        return Ok(old.swap_remove(at));
     }
     let sockets = unix::bind(path, threads, &listener.unix)
         .map_err(|source| BuildError::Unix { path: path.to_owned(), source })?;
-    let state = State::Bound(sockets);
-    Ok(Binding { listener: name, asked: address.clone(), address, shared: false, state })
+    let (listener, state) = (listener.name.clone(), State::Bound(sockets));
+    Ok(Binding { listener, asked: address.clone(), address, shared: false, state })
 }
 
 /// Binds `count` sockets together; also tells the port that was found for port 0.

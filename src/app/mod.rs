@@ -59,7 +59,8 @@ pub struct App {
     limits: Arc<Limits>,
     /// Connections that there are descriptors for.
     capacity: usize,
-    admin_socket: Socket,
+    /// Until it runs.
+    admin_socket: Option<Socket>,
     admin_address: SocketAddr,
     /// Names and addresses of sockets that the service manager passed.
     passed: Vec<(String, SocketAddr)>,
@@ -116,7 +117,7 @@ impl App {
             metrics: Arc::new(Metrics::new()),
             limits: Limits::new(config.max_connections.unwrap_or(capacity)),
             capacity,
-            admin_socket: admin_socket.remove(0),
+            admin_socket: admin_socket.pop(),
             admin_address,
             passed,
             view: watch::Sender::default(),
@@ -158,7 +159,8 @@ impl App {
     ) -> Result<(), RunError> {
         let mut runtimes = vec![Handle::current()];
         for (number, inbox) in take(&mut self.receivers).into_iter().enumerate() {
-            runtimes.push(threads::start(number, inbox, &self.drain, self.periods.subscribe())?);
+            let (periods, repeats) = (self.periods.subscribe(), self.log.repeats().clone());
+            runtimes.push(threads::start(number, inbox, &self.drain, periods, repeats)?);
         }
         let log = self.log.clone();
         let admin = Admin::new(Parts {
@@ -169,11 +171,14 @@ impl App {
             view: self.view.subscribe(),
             deep_check: Box::new(deep_check),
         });
-        let admin_socket = self.admin_socket.try_clone().map_err(RunError::Socket)?;
-        let admin_socket =
-            Listener::new(admin_socket, &self.config.tcp, false).map_err(RunError::Socket)?;
+        let repeats = self.log.repeats().clone();
         let mut control = JoinSet::new();
-        control.spawn(admin.serve(admin_socket));
+        if let Some(socket) = self.admin_socket.take() {
+            let listener = Listener::new("admin", socket, &self.config.tcp, false, &repeats)
+                .map_err(RunError::Socket)?;
+            control.spawn(admin.serve(listener));
+        }
+        control.spawn(async move { repeats.keep_telling().await });
         self.resolve();
         info!(max_connections = self.config.max_connections.unwrap_or(self.capacity), "serving");
         systemd::ready(&self.ready_line());
@@ -257,7 +262,7 @@ fn deep_check(view: Arc<View>) -> DeepCheck {
             let mut users =
                 view.proxies.iter().filter(|proxy| Arc::ptr_eq(&proxy.upstream, upstream));
             let protocol = users.next().map_or(Protocol::Mysql, |proxy| proxy.config.protocol);
-            match upstream.connect(protocol).await {
+            match upstream.connect(protocol, None).await {
                 Ok(connected) => {
                     let address = connected.in_use.endpoint().address;
                     answers.push(format!("{} answers at {address}", upstream.gateway()));

@@ -9,7 +9,7 @@ use super::{App, BuildError, period, preflight};
 use crate::admin::View;
 use crate::config::{self, Class, Config};
 use crate::log::Chain;
-use crate::proxy::Proxy;
+use crate::proxy::{Proxy, Unserved};
 use crate::upstream::Upstream;
 
 impl App {
@@ -30,10 +30,7 @@ impl App {
             let keys = changes.iter().filter(|(_, its)| *its == class).map(|(key, _)| *key);
             keys.collect::<Vec<_>>().join(" ")
         };
-        // What holds until the next start holds as it was.
-        config.admin = self.config.admin;
-        config.threads = self.config.threads;
-        config.log.format = self.config.log.format;
+        config::keep_until_restart(&mut config, &self.config);
         let bound = bind_all(&config.listeners, config.threads, &config.tcp, &mut self.bindings)?;
         self.log.set_level(config.log.level);
         self.limits.set_most(config.max_connections.unwrap_or(self.capacity));
@@ -69,6 +66,7 @@ impl App {
                 upstream: upstream.clone(),
                 gate: self.limits.gate(&listener.name),
                 metrics: self.metrics.listener(&listener.name, listener.pool.as_str()),
+                unserved: Unserved::new(&listener.name, self.log.repeats()),
                 drain: self.drain.clone(),
             });
             own.iter_mut().for_each(|binding| binding.serve(proxy.clone(), &self.threads));
@@ -95,7 +93,8 @@ impl App {
         }
         let metrics = self.metrics.upstream(&config.name);
         let (config, tcp, drain) = (config.clone(), tcp.clone(), self.drain.clone());
-        let new = Upstream::new(config, tcp, nameservers.clone(), metrics, drain);
+        let new =
+            Upstream::new(config, tcp, nameservers.clone(), metrics, drain, self.log.repeats());
         if let Some(old) = old {
             new.take_over(old);
         }

@@ -15,6 +15,7 @@ use tracing::error;
 use super::RunError;
 use super::bindings::Opened;
 use crate::drain::{Drain, Phase};
+use crate::log::Repeats;
 use crate::net::listener::Listener;
 use crate::{proxy, relay, systemd};
 
@@ -51,6 +52,7 @@ pub(super) fn start(
     inbox: mpsc::UnboundedReceiver<ToThread>,
     drain: &Drain,
     periods: watch::Receiver<Duration>,
+    repeats: Repeats,
 ) -> Result<Handle, RunError> {
     let runtime =
         runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::Thread)?;
@@ -58,7 +60,7 @@ pub(super) fn start(
     let (drain, member) = (drain.clone(), drain.join());
     thread::Builder::new()
         .name(format!("tidegate-{number}"))
-        .spawn(move || runtime.block_on(carry(inbox, drain, member, periods)))
+        .spawn(move || runtime.block_on(carry(inbox, drain, member, periods, repeats)))
         .map_err(RunError::Thread)?;
     Ok(handle)
 }
@@ -69,17 +71,18 @@ async fn carry(
     drain: Drain,
     member: TaskTrackerToken,
     periods: watch::Receiver<Duration>,
+    repeats: Repeats,
 ) {
     let watch = tokio::spawn(relay::look_after(drain.clone(), periods));
     let mut accepting = JoinSet::new();
     loop {
         tokio::select! {
             biased;
-            () = drain.reached(Phase::Draining) => break,
             Some(message) = inbox.recv() => match message {
                 ToThread::Accept(Opened { socket, shared, proxies }) => {
-                    let tcp = proxies.borrow().tcp.clone();
-                    match Listener::new(socket, &tcp, shared) {
+                    let proxy = proxies.borrow().clone();
+                    let (name, tcp) = (&proxy.config.name, &proxy.tcp);
+                    match Listener::new(name, socket, tcp, shared, &repeats) {
                         // A task of its own: a future inside block_on is polled at every wake-up.
                         Ok(listener) => drop(accepting.spawn(proxy::serve(listener, proxies))),
                         Err(error) => error!(%error, "cannot use a listening socket"),
@@ -88,6 +91,8 @@ async fn carry(
                 // Who asked may have lost patience.
                 ToThread::Answer(answer) => drop(answer.send(())),
             },
+            // After the inbox: what is queued in a socket that waits there is still served.
+            () = drain.reached(Phase::Draining) => break,
             Some(ended) = accepting.join_next() => mind_panic(ended, &drain),
         }
     }

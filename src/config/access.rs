@@ -12,8 +12,9 @@ use thiserror::Error;
 
 use super::error::ConfigError;
 use super::file::{File, Overrides};
+use super::keys::Keys;
 use super::parsers::{path, socket_address};
-use super::validate::{DEFAULT_ADMIN, Keys};
+use super::validate::DEFAULT_ADMIN;
 
 /// Where a running bridge's admin endpoint is, and what opens it from another host.
 #[derive(Debug, Clone, PartialEq, Eq)]

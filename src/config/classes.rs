@@ -53,6 +53,8 @@ const CLASSES: &[(&str, Class)] = &[
     ("reply_timeout", NewSessions),
     ("idle_timeout", NewSessions),
     ("max_lifetime", NewSessions),
+    ("proxy_protocol_from", NewSessions),
+    ("proxy_protocol_timeout", NewSessions),
     ("gateway", NewSessions),
     ("connect_timeout", NewSessions),
     ("dial_deadline", NewSessions),
@@ -63,6 +65,7 @@ const CLASSES: &[(&str, Class)] = &[
     ("balance", NewSessions),
     ("prefer_cidrs", NewSessions),
     ("close_vanished_after", NewSessions),
+    ("send_proxy_protocol", NewSessions),
 ];
 
 impl Class {
@@ -90,6 +93,14 @@ pub fn changes(old: &Config, new: &Config) -> Vec<(&'static str, Class)> {
         })
     };
     CLASSES.iter().filter(|(key, _)| differs(key)).copied().collect()
+}
+
+/// Puts back what holds until the next start. A Unix socket's file needs nothing: it stays as it was
+/// made.
+pub fn keep_until_restart(new: &mut Config, old: &Config) {
+    new.admin = old.admin;
+    new.threads = old.threads;
+    new.log.format = old.log.format;
 }
 
 /// The tables of the file with the names of their sections.

@@ -8,6 +8,7 @@ mod access;
 mod classes;
 mod error;
 mod file;
+mod keys;
 mod parsers;
 mod unix;
 mod validate;
@@ -26,7 +27,7 @@ use serde::{Serialize, Serializer};
 use tracing::level_filters::LevelFilter;
 
 pub use access::{Access, TokenError, read_token};
-pub use classes::{Class, changes};
+pub use classes::{Class, changes, keep_until_restart};
 pub use error::ConfigError;
 pub use file::{Overrides, Raw, Source, check_variables};
 pub use unix::{Mode, Owner, UnixSocket};
@@ -171,6 +172,19 @@ pub struct Listener {
     /// Age at which a session is closed at its next quiet second; 0: never.
     #[serde(serialize_with = "duration")]
     pub max_lifetime: Duration,
+    /// Networks of load balancers that begin each connection with a PROXY header.
+    pub proxy_protocol_from: Vec<IpNet>,
+    /// Time for such a header to arrive.
+    #[serde(serialize_with = "duration")]
+    pub proxy_protocol_timeout: Duration,
+}
+
+impl Listener {
+    /// Whether any host that reaches this address of it could use the gateway, and nobody has said
+    /// that this is meant.
+    pub fn is_exposed_at(&self, address: SocketAddr) -> bool {
+        !address.ip().is_loopback() && !self.allow_any && self.allow.is_empty()
+    }
 }
 
 /// What a client is lent.
@@ -231,6 +245,20 @@ pub struct Upstream {
     /// How long after an address has left the answer its sessions are closed; 0: never.
     #[serde(serialize_with = "duration")]
     pub close_vanished_after: Duration,
+    /// Whether the server is told of each client in a PROXY header.
+    pub send_proxy_protocol: SendProxyProtocol,
+}
+
+/// Whether a server is told of each client in a PROXY header, and in which version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SendProxyProtocol {
+    /// It is not.
+    Off,
+    /// A line of text.
+    V1,
+    /// The binary form.
+    V2,
 }
 
 /// Which endpoint a connection tries first.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tracing::level_filters::LevelFilter;
 
-use super::{Balance, LogFormat, Pool, Protocol, Splice};
+use super::{Balance, LogFormat, Pool, Protocol, SendProxyProtocol, Splice};
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// More data threads than this are a typing error.
@@ -214,6 +214,15 @@ pub(super) fn protocol(text: &str) -> Result<Protocol, String> {
         "mysql" => Ok(Protocol::Mysql),
         "tcp" => Ok(Protocol::Tcp),
         _ => Err("expected mysql or tcp".into()),
+    }
+}
+
+pub(super) fn send_proxy_protocol(text: &str) -> Result<SendProxyProtocol, String> {
+    match text {
+        "off" => Ok(SendProxyProtocol::Off),
+        "v1" => Ok(SendProxyProtocol::V1),
+        "v2" => Ok(SendProxyProtocol::V2),
+        _ => Err("expected off, v1 or v2".into()),
     }
 }
 

@@ -9,17 +9,18 @@ use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 
 use super::error::ConfigError;
-use super::file::{File, Overrides, Raw, Section, Source};
+use super::file::{File, Overrides, Section, Source};
+use super::keys::{Keys, parse_all};
 use super::parsers::{
     accept_rate, balance, boolean, congestion_control, count_or_any, default_threads, duration,
     keepalive, keepalive_count, log_format, log_level, max_connections, name, nameserver, network,
-    or_auto, path, pool, positive_duration, protocol, queue, seconds_or_never, socket_address,
-    splice, stall_timeout, threads, user_timeout,
+    or_auto, path, pool, positive_duration, protocol, queue, seconds_or_never, send_proxy_protocol,
+    socket_address, splice, stall_timeout, threads, user_timeout,
 };
 use super::value::{Bind, Gateway, is_public};
 use super::{
-    Balance, Config, Listener, Log, LogFormat, Mode, Owner, Pool, Protocol, Splice, Tcp,
-    UnixSocket, Upstream,
+    Balance, Config, Listener, Log, LogFormat, Mode, Owner, Pool, Protocol, SendProxyProtocol,
+    Splice, Tcp, UnixSocket, Upstream,
 };
 
 pub(super) const DEFAULT_ADMIN: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9400);
@@ -152,6 +153,11 @@ fn finish_upstreams(
                     seconds_or_never,
                     Duration::ZERO,
                 )?,
+                send_proxy_protocol: keys.one(
+                    "send_proxy_protocol",
+                    send_proxy_protocol,
+                    SendProxyProtocol::Off,
+                )?,
                 name,
             };
             let source = section.source.clone();
@@ -250,6 +256,12 @@ fn finish_listeners(
             reply_timeout: keys.one("reply_timeout", duration, Duration::from_secs(60))?,
             idle_timeout: keys.one("idle_timeout", seconds_or_never, Duration::ZERO)?,
             max_lifetime: keys.one("max_lifetime", seconds_or_never, Duration::ZERO)?,
+            proxy_protocol_from: keys.list("proxy_protocol_from", network)?.unwrap_or_default(),
+            proxy_protocol_timeout: keys.one(
+                "proxy_protocol_timeout",
+                positive_duration,
+                Duration::from_secs(5),
+            )?,
         };
         let source = match overrides.0.get("listen") {
             Some(raw) => raw.source.clone(),
@@ -283,8 +295,9 @@ fn is_itself(gateway: &Gateway, listener: &Listener) -> bool {
 }
 
 fn check_listener(listener: &Listener, source: Source) -> Result<(), ConfigError> {
-    match listener.bind.iter().find(|bind| !bind.is_loopback()) {
-        Some(bind) if !listener.allow_any && listener.allow.is_empty() => Err(ConfigError::new(
+    let is_exposed = |address| listener.is_exposed_at(address);
+    match listener.bind.iter().find(|bind| bind.addresses().into_iter().any(is_exposed)) {
+        Some(bind) => Err(ConfigError::new(
             source,
             format!("listening on {bind} would let any host that reaches it use the gateway"),
         )
@@ -292,103 +305,8 @@ fn check_listener(listener: &Listener, source: Source) -> Result<(), ConfigError
             "bind a loopback address, name those who may connect: allow = [\"10.0.0.0/8\"] \
              (--allow), or say that it is meant: allow_any = true (--allow-any)",
         )),
-        _ => Ok(()),
+        None => Ok(()),
     }
-}
-
-/// A section under the overrides: how one key is looked up.
-pub(super) struct Keys<'s> {
-    pub section: &'s mut Section,
-    pub overrides: &'s Overrides,
-}
-
-impl Keys<'_> {
-    fn raw(&mut self, key: &'static str) -> Option<Raw> {
-        let written = self.section.take(key);
-        self.overrides.0.get(key).cloned().or(written)
-    }
-
-    pub fn one<T>(
-        &mut self,
-        key: &'static str,
-        parse: impl Fn(&str) -> Result<T, String>,
-        default: T,
-    ) -> Result<T, ConfigError> {
-        Ok(self.optional(key, parse)?.unwrap_or(default))
-    }
-
-    pub fn optional<T>(
-        &mut self,
-        key: &'static str,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Result<Option<T>, ConfigError> {
-        let Some(raw) = self.raw(key) else { return Ok(None) };
-        one_value(raw, key, parse)
-    }
-
-    /// A key whose flag and variable are those of the same key above all sections.
-    fn of_the_section<T>(
-        &mut self,
-        key: &'static str,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Result<Option<T>, ConfigError> {
-        let Some(raw) = self.section.take(key) else { return Ok(None) };
-        one_value(raw, key, parse)
-    }
-
-    /// `None` when the key is not written; an empty list stays an empty list.
-    fn list<T>(
-        &mut self,
-        key: &'static str,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Result<Option<Vec<T>>, ConfigError> {
-        match self.raw(key) {
-            None => Ok(None),
-            Some(raw) if raw.values.is_empty() && key == "bind" => {
-                Err(ConfigError::new(raw.source, "`bind` is an empty list")
-                    .hint("leave it out for localhost:4000"))
-            }
-            Some(raw) => parse_all(&raw, key, parse).map(Some),
-        }
-    }
-}
-
-fn one_value<T>(
-    raw: Raw,
-    key: &str,
-    parse: impl Fn(&str) -> Result<T, String>,
-) -> Result<Option<T>, ConfigError> {
-    match raw.values.as_slice() {
-        [value] => parse_one(value, &raw, key, parse).map(Some),
-        _ => Err(ConfigError::new(raw.source, format!("`{key}` takes one value, not a list"))),
-    }
-}
-
-fn parse_all<T>(
-    raw: &Raw,
-    key: &str,
-    parse: impl Fn(&str) -> Result<T, String>,
-) -> Result<Vec<T>, ConfigError> {
-    raw.values.iter().map(|value| parse_one(value, raw, key, &parse)).collect()
-}
-
-fn parse_one<T>(
-    value: &str,
-    raw: &Raw,
-    key: &str,
-    parse: impl Fn(&str) -> Result<T, String>,
-) -> Result<T, ConfigError> {
-    parse(value).map_err(|expected| {
-        let (what, hint) = match expected.split_once('\n') {
-            Some((what, hint)) => (what.to_owned(), Some(hint.to_owned())),
-            None => (expected, None),
-        };
-        let error = ConfigError::new(raw.source.clone(), format!("`{key}` is `{value}`: {what}"));
-        match hint {
-            Some(hint) => error.hint(hint),
-            None => error,
-        }
-    })
 }
 
 fn name_of_upstream(upstreams: &[Upstream]) -> impl Fn(&str) -> Result<String, String> {

@@ -123,11 +123,6 @@ impl Bind {
             Self::Unix(_) => Vec::new(),
         }
     }
-
-    /// Whether only this host can reach it.
-    pub fn is_loopback(&self) -> bool {
-        self.addresses().iter().all(|address| address.ip().is_loopback())
-    }
 }
 
 impl FromStr for Bind {
@@ -191,7 +186,5 @@ mod tests {
         let bind: Bind = "localhost:4000".parse().unwrap();
         let addresses: Vec<String> = bind.addresses().iter().map(ToString::to_string).collect();
         assert_eq!(addresses, ["127.0.0.1:4000", "[::1]:4000"]);
-        assert!(bind.is_loopback());
-        assert!(!"0.0.0.0:4000".parse::<Bind>().unwrap().is_loopback());
     }
 }

@@ -1,7 +1,7 @@
 //! Where a listener is, and who has connected to it.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use tokio::net::unix::UCred;
@@ -25,7 +25,7 @@ impl fmt::Display for Address {
 }
 
 /// The other end of a connection that was accepted.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
     /// Its address.
     Tcp(SocketAddr),
@@ -34,6 +34,14 @@ pub enum Peer {
 }
 
 impl Peer {
+    /// Its IP address, an IPv4 one never written as an IPv6 one.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(address) => Some(address.ip().to_canonical()),
+            Self::Unix(_) => None,
+        }
+    }
+
     /// Whether it is on this host.
     pub fn is_local(&self) -> bool {
         match self {

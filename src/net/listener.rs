@@ -12,13 +12,14 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::time::sleep;
-use tracing::warn;
+use tracing::{Level, warn};
 
 use super::address::Peer;
 use super::socket::configure;
 use super::stream::Stream;
 use super::unix::SocketFile;
 use crate::config::Tcp;
+use crate::log::{Kind, Labels, Repeats};
 
 /// Connections that may wait in the kernel; `net.core.somaxconn` caps it.
 pub(super) const BACKLOG: i32 = 4096;
@@ -93,14 +94,6 @@ pub enum Socket {
 }
 
 impl Socket {
-    /// Another handle on it.
-    pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(match self {
-            Self::Tcp(socket) => Self::Tcp(socket.try_clone()?),
-            Self::Unix(socket, file) => Self::Unix(socket.try_clone()?, file.clone()),
-        })
-    }
-
     /// A connection that waits, if there is one.
     fn accept(&self) -> io::Result<(Stream, Peer)> {
         match self {
@@ -121,8 +114,10 @@ impl Socket {
 /// One listening socket on the current runtime.
 #[derive(Debug)]
 pub struct Listener {
+    name: String,
     socket: Serving,
     congestion_control: Option<String>,
+    cannot_accept: Arc<Kind>,
     backoff: Duration,
     /// Whether somebody else holds the socket as well, and with it its queue.
     shared: bool,
@@ -159,10 +154,19 @@ impl Serving {
 
 impl Listener {
     /// Takes over a socket, which was bound with the same `tcp`, or one that is `shared` with
-    /// whoever goes on with its queue.
-    pub fn new(socket: Socket, tcp: &Tcp, shared: bool) -> io::Result<Self> {
+    /// whoever goes on with its queue. `name` is for the log.
+    pub fn new(
+        name: &str,
+        socket: Socket,
+        tcp: &Tcp,
+        shared: bool,
+        repeats: &Repeats,
+    ) -> io::Result<Self> {
         keep_spare();
+        let labels = Labels { listener: Some(name.to_owned()), ..Labels::default() };
         Ok(Self {
+            name: name.to_owned(),
+            cannot_accept: repeats.kind(Level::WARN, "cannot accept", labels),
             shared,
             socket: match socket {
                 Socket::Tcp(socket) => Serving::Tcp(TcpListener::from_std(socket)?),
@@ -220,7 +224,10 @@ impl Listener {
                 }
                 Err(error) => {
                     keep_spare();
-                    warn!(%error, pause = ?self.backoff, "cannot accept");
+                    if self.cannot_accept.admit() {
+                        let (listener, pause) = (&*self.name, self.backoff);
+                        warn!(listener, %error, ?pause, "cannot accept");
+                    }
                     sleep(self.backoff).await;
                     self.backoff = (self.backoff * 2).min(BACKOFF.1);
                 }
@@ -334,7 +341,7 @@ mod tests {
         let tcp = Tcp { user_timeout: Duration::from_secs(7), congestion_control, ..tcp() };
         let (address, mut sockets) = bind("127.0.0.1:0".parse().unwrap(), 1, &tcp, false).unwrap();
         let _client = std::net::TcpStream::connect(address).unwrap();
-        let accepted = Listener::new(sockets.remove(0), &tcp, false).unwrap().accept(b"").await;
+        let accepted = listener(sockets.remove(0), &tcp, false).accept(b"").await;
         let Accepted::Connection(accepted, _) = accepted else { panic!("{accepted:?}") };
         let accepted = SockRef::from(&accepted);
         assert!(accepted.tcp_congestion().unwrap().starts_with(b"reno"));
@@ -353,6 +360,10 @@ mod tests {
         assert_eq!(bind(all, 1, &tcp(), true).unwrap().0, all);
     }
 
+    fn listener(socket: Socket, tcp: &Tcp, shared: bool) -> Listener {
+        Listener::new("test", socket, tcp, shared, &Repeats::default()).unwrap()
+    }
+
     fn tcp() -> Tcp {
         crate::config::parse("[upstream.a]\ngateway = \"a\"\n", "test").unwrap().tcp
     }
@@ -361,7 +372,7 @@ mod tests {
     async fn what_is_queued_is_served_before_the_close() {
         let (address, mut sockets) =
             bind("127.0.0.1:0".parse().unwrap(), 1, &tcp(), false).unwrap();
-        let listener = Listener::new(sockets.remove(0), &tcp(), false).unwrap();
+        let listener = listener(sockets.remove(0), &tcp(), false);
         let clients: Vec<_> =
             (0..20).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
         assert_eq!(listener.into_queued().count(), clients.len());
@@ -375,7 +386,7 @@ mod tests {
         let Socket::Tcp(socket) = sockets.remove(0) else { panic!("not TCP") };
         let shared = share(&socket, 1, &tcp()).unwrap().remove(0);
         let _client = std::net::TcpStream::connect(address).unwrap();
-        assert_eq!(Listener::new(shared, &tcp(), true).unwrap().into_queued().count(), 0);
+        assert_eq!(listener(shared, &tcp(), true).into_queued().count(), 0);
         assert!(socket.accept().is_ok());
     }
 }

@@ -8,6 +8,7 @@
 //! - The kernel tells when the peer has closed for good, not only that it will say no more.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -65,6 +66,14 @@ macro_rules! either {
 }
 
 impl Stream {
+    /// The address of this end, of a TCP connection.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(stream) => stream.local_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
+
     /// Waits for a byte and leaves it where it is; 0 is the end.
     pub async fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {

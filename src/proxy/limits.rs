@@ -164,19 +164,17 @@ impl Limits {
 }
 
 impl Gate {
-    /// Lets a connection in, at once or after a while in the queue. `source` is `None` where there
-    /// is no address.
+    /// Lets a connection in, at once or after a while in the queue. `allow` and `deny` go by its
+    /// `address`, `None` over a Unix socket; `max_connections_per_source` goes by the `source` that it
+    /// counts for, `None` as well where it is no client's: a load balancer's own.
     pub async fn admit(
         self: &Arc<Self>,
         listener: &config::Listener,
+        address: Option<IpAddr>,
         source: Option<IpAddr>,
     ) -> Result<Permit, Refusal> {
-        // A header may say ::ffff:a.b.c.d.
-        let source = source.map(|source| source.to_canonical());
-        if let Some(source) = source
-            && !is_allowed(listener, source)
-        {
-            return Err(Refusal::Denied(source));
+        if let Some(address) = address.filter(|address| !is_allowed(listener, *address)) {
+            return Err(Refusal::Denied(address));
         }
         self.keep_rate(listener).await?;
         let most = listener.max_connections;

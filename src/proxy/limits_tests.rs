@@ -7,9 +7,10 @@ use tokio::time::{Instant, advance};
 
 use super::limits::{Limits, Refusal, is_allowed};
 use crate::config;
+use crate::net::address::Peer;
 
-const ONE: Option<IpAddr> = Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)));
-const TWO: Option<IpAddr> = Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)));
+const ONE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+const TWO: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
 
 fn listener(text: &str) -> config::Listener {
     let text = format!("[[listener]]\nname = \"app\"\n{text}\n[upstream.a]\ngateway = \"a\"\n");
@@ -20,15 +21,19 @@ fn listener(text: &str) -> config::Listener {
 async fn beyond_max_connections_the_first_in_the_queue_is_the_first_to_go_in() {
     let gate = Limits::new(10).gate("app");
     let listener = listener("max_connections = 1\nqueue = 2\n");
-    let inside = gate.admit(&listener, ONE).await.unwrap();
+    let inside = gate.admit(&listener, Some(ONE), Some(ONE)).await.unwrap();
     let waiting: Vec<_> = (0..2)
         .map(|_| {
             let (gate, listener) = (gate.clone(), listener.clone());
-            tokio::spawn(async move { gate.admit(&listener, ONE).await })
+            tokio::spawn(async move { gate.admit(&listener, Some(ONE), Some(ONE)).await })
         })
         .collect();
     tokio::task::yield_now().await;
-    assert_eq!(gate.admit(&listener, ONE).await.unwrap_err(), Refusal::Full(1), "no queue left");
+    assert_eq!(
+        gate.admit(&listener, Some(ONE), Some(ONE)).await.unwrap_err(),
+        Refusal::Full(1),
+        "no queue left"
+    );
 
     drop(inside);
     let mut waiting = waiting.into_iter();
@@ -37,7 +42,10 @@ async fn beyond_max_connections_the_first_in_the_queue_is_the_first_to_go_in() {
     assert_eq!(waiting.next().unwrap().await.unwrap().unwrap_err(), Refusal::Full(1));
     assert_eq!(started.elapsed(), listener.queue_timeout, "it waited in vain");
     drop(second);
-    assert!(gate.admit(&listener, ONE).await.is_ok(), "nobody holds a place any more");
+    assert!(
+        gate.admit(&listener, Some(ONE), Some(ONE)).await.is_ok(),
+        "nobody holds a place any more"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -45,9 +53,10 @@ async fn the_limit_of_all_holds_across_listeners_and_can_be_changed() {
     let limits = Limits::new(1);
     let (app, other) = (limits.gate("app"), limits.gate("other"));
     let listener = listener("");
-    let inside = app.admit(&listener, ONE).await.unwrap();
-    assert_eq!(other.admit(&listener, ONE).await.unwrap_err(), Refusal::Full(1));
-    let waits = tokio::spawn(async move { other.admit(&listener, ONE).await.is_ok() });
+    let inside = app.admit(&listener, Some(ONE), Some(ONE)).await.unwrap();
+    assert_eq!(other.admit(&listener, Some(ONE), Some(ONE)).await.unwrap_err(), Refusal::Full(1));
+    let waits =
+        tokio::spawn(async move { other.admit(&listener, Some(ONE), Some(ONE)).await.is_ok() });
     tokio::task::yield_now().await;
     limits.set_most(2);
     assert!(waits.await.unwrap(), "there is room for two now");
@@ -58,12 +67,26 @@ async fn the_limit_of_all_holds_across_listeners_and_can_be_changed() {
 async fn one_source_may_have_so_many_and_others_as_well() {
     let gate = Limits::new(10).gate("app");
     let listener = listener("max_connections_per_source = 1");
-    let inside = gate.admit(&listener, ONE).await.unwrap();
-    let refusal = gate.admit(&listener, ONE).await.unwrap_err();
-    assert_eq!(refusal, Refusal::Source(ONE.unwrap(), 1));
-    assert!(gate.admit(&listener, TWO).await.is_ok());
+    let inside = gate.admit(&listener, Some(ONE), Some(ONE)).await.unwrap();
+    let refusal = gate.admit(&listener, Some(ONE), Some(ONE)).await.unwrap_err();
+    assert_eq!(refusal, Refusal::Source(ONE, 1));
+    assert!(gate.admit(&listener, Some(TWO), Some(TWO)).await.is_ok());
     drop(inside);
-    assert!(gate.admit(&listener, ONE).await.is_ok());
+    assert!(gate.admit(&listener, Some(ONE), Some(ONE)).await.is_ok());
+}
+
+#[tokio::test]
+async fn what_is_no_client_s_counts_for_no_source_and_can_be_denied() {
+    let gate = Limits::new(10).gate("app");
+    let listener = listener("max_connections_per_source = 1\ndeny = [\"10.0.0.2\"]");
+    let _client = gate.admit(&listener, Some(ONE), Some(ONE)).await.unwrap();
+    let _own = gate.admit(&listener, Some(ONE), None).await.unwrap();
+    let _another = gate.admit(&listener, Some(ONE), None).await.unwrap();
+    assert_eq!(gate.admit(&listener, Some(TWO), None).await.unwrap_err(), Refusal::Denied(TWO));
+    // A header may say it so.
+    let mapped = IpAddr::V6(Ipv4Addr::new(10, 0, 0, 2).to_ipv6_mapped());
+    let address = Peer::Tcp((mapped, 1).into()).ip();
+    assert_eq!(gate.admit(&listener, address, None).await.unwrap_err(), Refusal::Denied(TWO));
 }
 
 #[tokio::test(start_paused = true)]
@@ -73,17 +96,17 @@ async fn the_rate_lets_a_second_s_worth_in_at_once_and_then_one_after_the_other(
     advance(Duration::from_secs(3600)).await;
     let started = Instant::now();
     for _ in 0..11 {
-        gate.admit(&listener, ONE).await.unwrap();
+        gate.admit(&listener, Some(ONE), Some(ONE)).await.unwrap();
     }
     assert_eq!(started.elapsed(), Duration::ZERO);
     for _ in 0..20 {
-        gate.admit(&listener, ONE).await.unwrap();
+        gate.admit(&listener, Some(ONE), Some(ONE)).await.unwrap();
     }
     assert_eq!(started.elapsed().as_secs(), 2);
     let crowd: Vec<_> = (0..10)
         .map(|_| {
             let (gate, listener) = (gate.clone(), listener.clone());
-            tokio::spawn(async move { gate.admit(&listener, ONE).await.is_ok() })
+            tokio::spawn(async move { gate.admit(&listener, Some(ONE), Some(ONE)).await.is_ok() })
         })
         .collect();
     let mut let_in = 0;
@@ -96,8 +119,8 @@ async fn the_rate_lets_a_second_s_worth_in_at_once_and_then_one_after_the_other(
 #[test]
 fn deny_goes_before_allow_and_an_empty_allow_is_everybody() {
     let all = listener("deny = [\"10.0.0.1\"]");
-    assert!(!is_allowed(&all, ONE.unwrap()) && is_allowed(&all, TWO.unwrap()));
+    assert!(!is_allowed(&all, ONE) && is_allowed(&all, TWO));
     let some = listener("allow = [\"10.0.0.0/8\"]\ndeny = [\"10.0.0.1\"]");
-    assert!(!is_allowed(&some, ONE.unwrap()) && is_allowed(&some, TWO.unwrap()));
+    assert!(!is_allowed(&some, ONE) && is_allowed(&some, TWO));
     assert!(!is_allowed(&some, "192.168.0.1".parse().unwrap()));
 }

@@ -5,6 +5,8 @@ mod limits;
 mod limits_tests;
 mod outcome;
 mod session;
+mod source;
+mod unserved;
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -26,6 +28,7 @@ use crate::upstream::Upstream;
 use outcome::Outcome;
 
 pub use limits::{Gate, Limits};
+pub use unserved::Unserved;
 
 /// The process-wide number of the next session.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -49,6 +52,8 @@ pub struct Proxy {
     pub gate: Arc<Gate>,
     /// Its handles.
     pub metrics: ListenerMetrics,
+    /// What it logs of connections that it cannot serve.
+    pub unserved: Unserved,
     /// What ends it.
     pub drain: Drain,
 }

@@ -1,6 +1,5 @@
 //! The account of one connection: written once, when it ends, however it ends.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -12,15 +11,19 @@ use tracing::info;
 use super::Proxy;
 use super::limits::Permit;
 use crate::net::address::Peer;
+use crate::net::proxy_protocol::Header;
 use crate::relay::{End, Reason, Side};
 use crate::upstream::{Endpoint, InUse};
 
-/// What is known of a connection so far. Dropping it writes the close record and the metrics.
+/// What is known of a connection so far. Dropping it writes the close record and the metrics; of
+/// connections for which there was no upstream, the records of a storm are counted instead.
 #[derive(Debug)]
 pub(super) struct Outcome {
     pub proxy: Arc<Proxy>,
     id: u64,
-    client: Peer,
+    peer: Peer,
+    /// What a load balancer said of the client.
+    header: Option<Box<Header>>,
     accepted: Instant,
     permit: Option<Permit>,
     in_use: Option<InUse>,
@@ -36,12 +39,13 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    pub fn new(proxy: Arc<Proxy>, id: u64, client: Peer, accepted: Instant) -> Self {
+    pub fn new(proxy: Arc<Proxy>, id: u64, peer: Peer, accepted: Instant) -> Self {
         proxy.metrics.connections.inc();
         proxy.metrics.open.inc();
         Self {
             id,
-            client,
+            peer,
+            header: None,
             accepted,
             permit: None,
             in_use: None,
@@ -58,17 +62,25 @@ impl Outcome {
         }
     }
 
+    /// The other end of the connection: the client, or a load balancer.
+    pub fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    /// The peer is a load balancer that has said who the client is.
+    pub fn introduced(&mut self, header: Header) {
+        self.header = Some(Box::new(header));
+    }
+
+    /// The client: whom a header names, else the peer.
+    pub fn client(&self) -> Peer {
+        let addresses = self.header.as_deref().and_then(|header| header.addresses);
+        addresses.map_or(self.peer, |addresses| Peer::Tcp(addresses.source))
+    }
+
     /// It is let in: from now on it counts for the limits.
     pub fn admitted(&mut self, permit: Permit) {
         self.permit = Some(permit);
-    }
-
-    /// The address that it counts for; a Unix client has none.
-    pub fn source(&self) -> Option<IpAddr> {
-        match self.client {
-            Peer::Tcp(address) => Some(address.ip()),
-            Peer::Unix(_) => None,
-        }
     }
 
     /// An upstream connection is in hand; from now on it counts for its endpoint.
@@ -122,11 +134,20 @@ impl Drop for Outcome {
         metrics.open.dec();
         metrics.lifetime.observe(lifetime.as_secs_f64());
         metrics.closed(self.side.as_str(), self.reason);
+        let is_unserved = self.connected.is_none();
+        if is_unserved && !self.proxy.unserved.admit(self.side, self.reason) {
+            return;
+        }
+        let header = self.header.as_deref();
+        let client = self.client();
         let connect = self.connected.map(|at| milliseconds(at - self.accepted));
         info!(
             id = self.id,
             listener = self.proxy.config.name,
-            client = %self.client,
+            client = %client,
+            peer = (client != self.peer).then(|| tracing::field::display(self.peer)),
+            vpce = header.and_then(|header| header.vpc_endpoint.as_deref()),
+            linkid = header.and_then(|header| header.link_id),
             endpoint = self.endpoint().map(|endpoint| tracing::field::display(endpoint.address)),
             pool = self.proxy.config.pool.as_str(),
             connect_ms = connect,
@@ -153,8 +174,9 @@ mod tests {
     use super::*;
     use crate::config::{self, Config};
     use crate::drain::Drain;
+    use crate::log::Repeats;
     use crate::metrics::Metrics;
-    use crate::proxy::Limits;
+    use crate::proxy::{Limits, Unserved};
     use crate::upstream::Upstream;
 
     #[tokio::test]
@@ -181,8 +203,15 @@ mod tests {
         let Config { tcp, stall_timeout, splice, mut listeners, mut upstreams, .. } =
             config::parse(text, "test").unwrap();
         let handles = metrics.upstream("gw");
-        let upstream =
-            Upstream::new(upstreams.remove(0), tcp.clone(), Vec::new(), handles, drain.clone());
+        let repeats = Repeats::default();
+        let upstream = Upstream::new(
+            upstreams.remove(0),
+            tcp.clone(),
+            Vec::new(),
+            handles,
+            drain.clone(),
+            &repeats,
+        );
         Arc::new(Proxy {
             config: listeners.remove(0),
             addresses: Vec::new(),
@@ -192,6 +221,7 @@ mod tests {
             upstream: Arc::new(upstream),
             gate: Limits::new(1).gate("app"),
             metrics: metrics.listener("app", "off"),
+            unserved: Unserved::new("app", &repeats),
             drain: drain.clone(),
         })
     }

@@ -1,6 +1,6 @@
 //! The story of one connection: an upstream for it, then the relay, then its account.
 
-use std::future::pending;
+use std::future::{pending, ready};
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
@@ -8,10 +8,12 @@ use tokio::io::Interest;
 
 use super::Proxy;
 use super::outcome::Outcome;
+use super::source::{Source, identify};
 use crate::config::Protocol;
 use crate::drain::Phase;
 use crate::mysql::handshake::answer_sequence;
 use crate::mysql::packet::{ErrorCode, err, err_greeting};
+use crate::net::proxy_protocol::Addresses;
 use crate::net::socket;
 use crate::net::stream::Stream;
 use crate::relay::{Deadlines, Limits, Parting, Reason, Relay, Side};
@@ -88,16 +90,33 @@ async fn part(outcome: &Outcome, parting: Parting, reason: Reason) {
     }
 }
 
-/// Finds an upstream connection; says in an ERR packet why there is none.
+/// Finds out whose connection it is and finds an upstream connection for it; says in an ERR packet why
+/// there is none.
 ///
 /// The upstream comes first: MySQL servers speak first, and the client must see the greeting of
 /// the server that it will talk to.
-async fn open(client: Stream, outcome: &mut Outcome) -> Option<(Stream, Stream)> {
+async fn open(mut client: Stream, outcome: &mut Outcome) -> Option<(Stream, Stream)> {
+    let source = identify(&mut client, outcome).await?;
     let proxy = outcome.proxy.clone();
     let protocol = proxy.config.protocol;
+    if source.is_the_load_balancer {
+        tokio::select! {
+            biased;
+            // A check that has left by now costs no dial.
+            reason = left(&client, protocol) => {
+                outcome.ended(Side::Client, reason.as_str());
+                return None;
+            }
+            () = ready(()) => {}
+        }
+    }
+    let told = match proxy.upstream.is_told_of_clients() {
+        true => source.addresses(&client),
+        false => None,
+    };
     let (code, message) = tokio::select! {
         biased;
-        result = connect(&proxy, outcome) => match result {
+        result = connect(&proxy, outcome, &source, told) => match result {
             Ok(upstream) => return Some((client, upstream)),
             Err(told) => told,
         },
@@ -115,8 +134,16 @@ async fn open(client: Stream, outcome: &mut Outcome) -> Option<(Stream, Stream)>
 }
 
 /// An upstream connection for a client that may have one, or what the client is told.
-async fn connect(proxy: &Proxy, outcome: &mut Outcome) -> Result<Stream, (ErrorCode, String)> {
-    match proxy.gate.admit(&proxy.config, outcome.source()).await {
+/// Its server hears of the client what is `told`.
+async fn connect(
+    proxy: &Proxy,
+    outcome: &mut Outcome,
+    source: &Source,
+    told: Option<Addresses>,
+) -> Result<Stream, (ErrorCode, String)> {
+    let address = source.client.ip();
+    let counts_for = address.filter(|_| !source.is_the_load_balancer);
+    match proxy.gate.admit(&proxy.config, address, counts_for).await {
         Ok(permit) => outcome.admitted(permit),
         Err(refusal) => {
             let message = refusal.to_string();
@@ -124,7 +151,7 @@ async fn connect(proxy: &Proxy, outcome: &mut Outcome) -> Result<Stream, (ErrorC
             return Err((refusal.code(), message));
         }
     }
-    match proxy.upstream.connect(proxy.config.protocol).await {
+    match proxy.upstream.connect(proxy.config.protocol, told).await {
         Ok(connected) => {
             outcome.connected(connected.in_use);
             Ok(connected.stream.into())

@@ -20,7 +20,7 @@ use rustix::pipe::{
 const CAPACITY: usize = 256 * 1024;
 /// A smaller pipe moves less than a copy does.
 const LEAST_CAPACITY: usize = 64 * 1024;
-/// Pipes of the process, a lent one included: half of what a user may have at [`CAPACITY`].
+/// Pipes of the process, a lent one included: half of what a user may have of that size.
 pub const MOST: usize = 128;
 /// Empty pipes that a thread keeps.
 const KEPT: usize = 16;

@@ -1,11 +1,10 @@
 //! Keeping a gateway's name resolved: when it is asked, and what an answer changes.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
-use tracing::{info, warn};
+use tracing::info;
 
 use super::endpoint::Endpoint;
 use super::resolver::{Answer, Family, LookupError, Resolver};
@@ -107,14 +106,13 @@ impl Upstream {
             let changed = ips.len() != before.len()
                 || before.iter().zip(&ips).any(|(endpoint, ip)| endpoint.address.ip() != *ip);
             before.append(&mut vanished);
-            let label: Arc<str> = self.config.name.as_str().into();
             for ip in ips {
                 let address = SocketAddr::new(ip, self.config.gateway.port);
                 // An endpoint that stays, or comes back, keeps what is known of it.
                 let at = before.iter().position(|endpoint| endpoint.address == address);
                 let endpoint = match at {
                     Some(at) => before.remove(at),
-                    None => Endpoint::new(label.clone(), address),
+                    None => Endpoint::new(self.lines.clone(), address),
                 };
                 endpoint.set_vanished(false);
                 known.endpoints.push(endpoint);
@@ -147,8 +145,7 @@ impl Upstream {
         let cause = Chain(error).to_string();
         self.known.send_modify(|known| {
             if known.error.as_ref() != Some(&cause) {
-                let kept = known.endpoints.len();
-                warn!(upstream = self.name(), cause, kept, "cannot resolve the gateway");
+                self.lines.unresolved(&cause, known.endpoints.len());
             }
             known.error = Some(cause);
             known.valid_until = Some(Instant::now() + retry);

@@ -62,5 +62,7 @@ fn known(upstream: &Upstream) -> Vec<String> {
 fn upstream() -> Upstream {
     let config = config::parse("[upstream.gw]\ngateway = \"gw.test\"\n", "test").unwrap();
     let metrics = Metrics::new().upstream("gw");
-    Upstream::new(config.upstreams[0].clone(), config.tcp, Vec::new(), metrics, Drain::new())
+    let config::Config { mut upstreams, tcp, .. } = config;
+    let repeats = Repeats::default();
+    Upstream::new(upstreams.remove(0), tcp, Vec::new(), metrics, Drain::new(), &repeats)
 }

@@ -19,10 +19,11 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::endpoint::Endpoint;
 use super::health::Standing;
 use super::pick::Candidate;
-use crate::config::{Protocol, Tcp};
+use crate::config::{Protocol, SendProxyProtocol, Tcp};
 use crate::metrics::UpstreamMetrics;
 use crate::mysql::client::Farewells;
 use crate::net::connect::{ConnectError, connect, greeted};
+use crate::net::proxy_protocol::{self, Addresses};
 
 /// Head start of an attempt over the next one.
 const STAGGER: Duration = Duration::from_millis(250);
@@ -35,6 +36,9 @@ const AT_ONCE: usize = 16;
 pub(super) struct Dialler {
     pub tcp: Tcp,
     pub protocol: Protocol,
+    pub send_proxy_protocol: SendProxyProtocol,
+    /// Whom it is for; `None`: the bridge itself.
+    pub client: Option<Addresses>,
     pub connect_timeout: Duration,
     pub deadline: Instant,
     pub metrics: Arc<UpstreamMetrics>,
@@ -112,10 +116,11 @@ impl Dialler {
         if !has(Standing::Due) || !has(Standing::Healthy) {
             return;
         }
+        let nobodys = Self { client: None, ..self.clone() };
         candidates.sort_by_key(|one| one.standing == Standing::Due);
         let due = candidates.iter_mut().filter(|one| one.standing == Standing::Due);
         for candidate in due.take(AT_ONCE) {
-            let attempt = self.start(candidate);
+            let attempt = nobodys.start(candidate);
             candidate.standing = Standing::Ejected;
             if attempt.is_trial {
                 self.leave_to_itself(attempt);
@@ -136,7 +141,7 @@ impl Dialler {
                 Ok(_) => {}
                 // This host's own lack says nothing of the endpoint.
                 Err(ConnectError::Local(_)) => {}
-                Err(error) => dialled.failed(&error.to_string()),
+                Err(error) => dialled.failed(error),
             }
             if let Err(error) = &result {
                 dialler.metrics.dial_failed(error.as_str());
@@ -171,7 +176,10 @@ impl Dialler {
     async fn dial(&self, endpoint: &Endpoint) -> Result<Answered, ConnectError> {
         let started = Instant::now();
         let within = self.connect_timeout.min(self.left());
-        let stream = connect(endpoint.address, &self.tcp, within).await?;
+        let mut stream = connect(endpoint.address, &self.tcp, within).await?;
+        proxy_protocol::send(&mut stream, self.send_proxy_protocol, self.client)
+            .await
+            .map_err(ConnectError::Broken)?;
         let member = self.farewells.expect_one();
         if self.protocol == Protocol::Mysql
             && let Err(error) = greeted(&stream, self.left()).await
@@ -217,32 +225,82 @@ mod tests {
     use super::*;
     use crate::config;
     use crate::drain::Drain;
+    use crate::log::Repeats;
     use crate::metrics::Metrics;
+    use crate::upstream::lines::Lines;
+    use tokio::io::AsyncReadExt;
     use tokio::net::TcpListener;
     use tokio::time::timeout;
 
     #[tokio::test]
     async fn a_dial_that_nobody_waits_for_ends_when_the_drain_closes() {
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = Endpoint::new("test".into(), silent.local_addr().unwrap());
-        let standing = endpoint.standing();
-        let candidate = Candidate { endpoint, standing, preferred: false, sessions: 0 };
-        let (drain, hour, now) = (Drain::new(), Duration::from_secs(3600), Instant::now());
-        let config = config::parse("[upstream.gw]\ngateway = \"gw.test\"\n", "test").unwrap();
-        let dialler = Dialler {
-            tcp: config.tcp,
-            protocol: Protocol::Mysql,
-            connect_timeout: hour,
-            deadline: now + hour,
-            metrics: Arc::new(Metrics::new().upstream("test")),
-            farewells: Arc::new(Farewells::new(drain.clone())),
-        };
+        let drain = Drain::new();
+        let dialler = dialler(Protocol::Mysql, &drain);
         let _open = tokio::select! {
-            _ = dialler.race(vec![candidate]) => panic!("it has greeted"),
+            _ = dialler.race(vec![candidate(endpoint(&silent))]) => panic!("it has greeted"),
             accepted = silent.accept() => accepted.unwrap(),
         };
 
         drain.close();
         timeout(Duration::from_secs(30), drain.empty()).await.expect("it goes on");
+    }
+
+    #[tokio::test]
+    async fn a_trial_is_nobodys() {
+        let (well, was_down) = (
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        );
+        let due = endpoint(&was_down);
+        tokio::time::pause();
+        due.failed("planted");
+        tokio::time::advance(Duration::from_secs(11)).await;
+        tokio::time::resume();
+        let candidates = vec![candidate(due), candidate(endpoint(&well))];
+        assert_eq!(candidates[0].standing, Standing::Due);
+        let ends = ("192.0.2.1:1".parse().unwrap(), "192.0.2.2:2".parse().unwrap());
+        let client = Some(Addresses { source: ends.0, destination: ends.1 });
+        let version = SendProxyProtocol::V2;
+        let dialler = Dialler {
+            send_proxy_protocol: version,
+            client,
+            ..dialler(Protocol::Tcp, &Drain::new())
+        };
+
+        let winner = dialler.race(candidates).await.unwrap();
+
+        assert_eq!(winner.1.address, well.local_addr().unwrap());
+        for (server, command) in [(well, 0x21), (was_down, 0x20)] {
+            let mut header = [0; 16];
+            let (mut stream, _) = server.accept().await.unwrap();
+            stream.read_exact(&mut header).await.unwrap();
+            assert_eq!(header[12], command);
+        }
+    }
+
+    fn dialler(protocol: Protocol, drain: &Drain) -> Dialler {
+        let hour = Duration::from_secs(3600);
+        let config = config::parse("[upstream.gw]\ngateway = \"gw.test\"\n", "test").unwrap();
+        Dialler {
+            tcp: config.tcp,
+            protocol,
+            send_proxy_protocol: SendProxyProtocol::Off,
+            client: None,
+            connect_timeout: hour,
+            deadline: Instant::now() + hour,
+            metrics: Arc::new(Metrics::new().upstream("test")),
+            farewells: Arc::new(Farewells::new(drain.clone())),
+        }
+    }
+
+    fn endpoint(server: &TcpListener) -> Arc<Endpoint> {
+        let lines = Lines::new("test", &Repeats::default());
+        Endpoint::new(lines, server.local_addr().unwrap())
+    }
+
+    fn candidate(endpoint: Arc<Endpoint>) -> Candidate<Arc<Endpoint>> {
+        let standing = endpoint.standing();
+        Candidate { endpoint, standing, preferred: false, sessions: 0 }
     }
 }

@@ -1,21 +1,22 @@
 //! One resolved address of a gateway: what is known of it, and who uses it.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
-use tracing::{info, warn};
 
 use super::health::{Health, Standing};
+use super::lines::Lines;
 
 /// An address; shared by all threads for as long as a session uses it.
 #[derive(Debug)]
 pub struct Endpoint {
     /// Where it is.
     pub address: SocketAddr,
-    upstream: Arc<str>,
+    lines: Arc<Lines>,
     since: Instant,
     state: Mutex<State>,
     sessions: AtomicUsize,
@@ -81,11 +82,11 @@ pub struct Snapshot {
 
 impl Endpoint {
     /// An address that a name resolved to, or a literal.
-    pub fn new(upstream: Arc<str>, address: SocketAddr) -> Arc<Self> {
+    pub(super) fn new(lines: Arc<Lines>, address: SocketAddr) -> Arc<Self> {
         let transition = Transition { at: SystemTime::now(), evidence: "resolved".into() };
         Arc::new(Self {
             address,
-            upstream,
+            lines,
             since: Instant::now(),
             state: Mutex::new(State { health: Health::default(), vanished_at: None, transition }),
             sessions: AtomicUsize::new(0),
@@ -109,15 +110,16 @@ impl Endpoint {
         let mut state = self.state();
         if state.health.succeeded() {
             state.transition = Transition::now("a dial was answered");
-            info!(upstream = &*self.upstream, endpoint = %self.address, "endpoint is healthy again");
+            self.lines.healthy(self.address);
         }
     }
 
     /// A dial failed, or was overtaken by one that began later.
-    pub fn failed(&self, evidence: &str) {
+    pub fn failed(&self, evidence: impl Display) {
         let mut state = self.state();
         if state.health.failed(self.since.elapsed()) {
-            warn!(upstream = &*self.upstream, endpoint = %self.address, evidence, "endpoint ejected");
+            let evidence = evidence.to_string();
+            self.lines.ejected(self.address, &evidence);
             state.transition = Transition::now(evidence);
         }
     }
@@ -187,8 +189,8 @@ impl Endpoint {
 }
 
 impl Transition {
-    fn now(evidence: &str) -> Self {
-        Self { at: SystemTime::now(), evidence: evidence.to_owned() }
+    fn now(evidence: impl Into<String>) -> Self {
+        Self { at: SystemTime::now(), evidence: evidence.into() }
     }
 }
 

@@ -6,32 +6,34 @@
 mod answer;
 #[cfg(test)]
 mod answer_tests;
+mod connect;
 mod dial;
 mod endpoint;
 mod error;
 mod guard;
 mod health;
+mod lines;
 mod pick;
 mod resolver;
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
-use tracing::{info, warn};
 
-use crate::config::{self, Protocol, Tcp};
+use crate::config::{self, Tcp};
 use crate::drain::Drain;
+use crate::log::Repeats;
 use crate::metrics::UpstreamMetrics;
 use crate::mysql::client::Farewells;
 use crate::net::stream::Stream;
-use dial::Dialler;
 use endpoint::EndpointState;
 use health::Standing;
+use lines::Lines;
 use pick::Candidate;
 use resolver::Family;
 
@@ -45,12 +47,12 @@ pub struct Upstream {
     tcp: Tcp,
     nameservers: Vec<SocketAddr>,
     metrics: Arc<UpstreamMetrics>,
+    lines: Arc<Lines>,
     farewells: Arc<Farewells>,
     known: watch::Sender<Known>,
     /// Left the answer while sessions used them.
     vanished: Mutex<Vec<Arc<Endpoint>>>,
     turn: AtomicUsize,
-    panicking: AtomicBool,
 }
 
 /// What is known of the gateway's name.
@@ -99,20 +101,21 @@ impl Upstream {
         nameservers: Vec<SocketAddr>,
         metrics: UpstreamMetrics,
         drain: Drain,
+        repeats: &Repeats,
     ) -> Self {
-        let label: Arc<str> = config.name.as_str().into();
-        let literal = config.gateway.literal().map(|address| Endpoint::new(label, address));
+        let lines = Lines::new(&config.name, repeats);
+        let literal = config.gateway.literal().map(|address| Endpoint::new(lines.clone(), address));
         let known = Known { endpoints: literal.into_iter().collect(), ..Known::default() };
         Self {
             config,
             tcp,
             nameservers,
             metrics: Arc::new(metrics),
+            lines,
             farewells: Arc::new(Farewells::new(drain)),
             known: watch::Sender::new(known),
             vanished: Mutex::default(),
             turn: AtomicUsize::new(0),
-            panicking: AtomicBool::new(false),
         }
     }
 
@@ -196,34 +199,6 @@ impl Upstream {
         }
     }
 
-    /// Connects to the gateway: its endpoints in order, staggered, until one has answered.
-    ///
-    /// With `Protocol::Mysql` an endpoint has answered when the first byte of its greeting is
-    /// there to be read: a load balancer without a target accepts and then closes. So the next one
-    /// is tried before the client has seen a byte.
-    pub async fn connect(&self, protocol: Protocol) -> Result<Connected, Unreachable> {
-        let deadline = Instant::now() + self.config.dial_deadline;
-        let endpoints = self.ordered(deadline).await?;
-        let dialler = Dialler {
-            tcp: self.tcp.clone(),
-            protocol,
-            connect_timeout: self.config.connect_timeout,
-            deadline,
-            metrics: self.metrics.clone(),
-            farewells: self.farewells.clone(),
-        };
-        match dialler.race(endpoints).await {
-            Ok((stream, endpoint)) => Ok(Connected { stream, in_use: endpoint.lend() }),
-            Err(failures) => Err(Unreachable::NoAnswer {
-                gateway: self.config.gateway.to_string(),
-                failures: failures
-                    .into_iter()
-                    .map(|(endpoint, error)| (endpoint.address, error))
-                    .collect(),
-            }),
-        }
-    }
-
     /// Ends a connection of [`Self::connect`] over which its server was told nothing, and waits until
     /// it has. `said` is what has been read of the greeting already.
     pub async fn take_leave(&self, stream: impl Into<Stream>, said: Vec<u8>) {
@@ -241,7 +216,7 @@ impl Upstream {
             self.first_answer(deadline).await?;
             candidates = self.candidates();
         }
-        self.tell_panic(candidates.iter().all(|one| one.standing != Standing::Healthy));
+        self.lines.all_ejected(candidates.iter().all(|one| one.standing != Standing::Healthy));
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         pick::order(&mut candidates, self.config.balance, turn);
         Ok(candidates)
@@ -272,16 +247,6 @@ impl Upstream {
             Ok(Err(_)) | Err(_) => "no DNS server has answered yet".to_owned(),
         };
         Err(Unreachable::Unresolved { gateway: self.config.gateway.to_string(), cause })
-    }
-
-    /// Says once that no endpoint is healthy, and once that one is again.
-    fn tell_panic(&self, all_ejected: bool) {
-        if self.panicking.swap(all_ejected, Ordering::Relaxed) != all_ejected {
-            match all_ejected {
-                true => warn!(upstream = self.name(), "every endpoint is ejected: trying all"),
-                false => info!(upstream = self.name(), "not every endpoint is ejected any more"),
-            }
-        }
     }
 
     fn vanished(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Endpoint>>> {

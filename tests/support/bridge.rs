@@ -110,6 +110,19 @@ impl Bridge {
         until("it has read its settings again", || said().get(before).cloned())
     }
 
+    /// Stops every thread of the process; SIGSTOP alone returns before that.
+    pub fn stop(&self) {
+        self.signal(Signal::STOP);
+        let tasks = format!("/proc/{}/task", self.pid());
+        let is_stopped = |task: fs::DirEntry| {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+        };
+        until("every thread has stopped", || {
+            fs::read_dir(&tasks).unwrap().flatten().all(is_stopped).then_some(())
+        });
+    }
+
     pub fn is_running(&mut self) -> bool {
         self.process.has_ended().is_none()
     }
@@ -561,7 +574,7 @@ impl CloseRecord {
     fn parse(line: &str) -> Option<Self> {
         let mut line: Value = serde_json::from_str(line).ok()?;
         let fields = line.get_mut("fields").map(Value::take).unwrap_or(line);
-        (fields.get("side").is_some() && fields.get("reason").is_some()).then_some(Self(fields))
+        (fields["message"] == "closed").then_some(Self(fields))
     }
 
     pub fn text(&self, field: &str) -> &str {

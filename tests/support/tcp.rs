@@ -52,6 +52,21 @@ pub fn try_connect(to: SocketAddr) -> io::Result<TcpStream> {
     TcpStream::connect_timeout(&to, PATIENCE).map(patient)
 }
 
+/// Connects from an address of its own: any of 127.0.0.0/8 is this host's.
+pub fn connect_from(ip: &str, to: SocketAddr) -> TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::new(ip.parse().unwrap(), 0).into()).unwrap();
+    socket.connect_timeout(&to.into(), PATIENCE).unwrap();
+    patient(socket.into())
+}
+
+/// Whether somebody listens at exactly this address; nothing is sent there.
+pub fn is_listened_on(address: SocketAddr) -> bool {
+    let table = fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
+    // The remote end of a listening socket is 0, and its state is 0A.
+    table.contains(&format!("{} 00000000:0000 0A", hex(address)))
+}
+
 pub fn accept(listener: &TcpListener) -> TcpStream {
     listener.set_nonblocking(true).unwrap();
     let stream = until("somebody connects", || match listener.accept() {

@@ -2,6 +2,12 @@
 //!
 //! A line that finds the writer's queue full is dropped and counted, so a stderr that nobody reads
 //! costs log lines, not latency.
+//!
+//! Lines that an outage multiplies go through [`Repeats`]: the first of a kind are written, the rest
+//! are counted and told of in one line. Background loop: [`Repeats::keep_telling`], on the control
+//! runtime.
+
+mod repeats;
 
 use std::error::Error;
 use std::fmt;
@@ -9,7 +15,7 @@ use std::io::{self, IsTerminal};
 use std::panic;
 
 use tracing::level_filters::LevelFilter;
-use tracing::{Subscriber, error};
+use tracing::{Level, Subscriber, error};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
@@ -18,10 +24,13 @@ use tracing_subscriber::{Layer, Registry, fmt as lines, registry, reload};
 
 use crate::config::{Log, LogFormat};
 
+pub use repeats::{Kind, Labels, Repeats};
+
 /// Lines that may wait for a slow stderr.
 const QUEUED_LINES: usize = 8192;
 
-/// Keeps the writer alive; dropping it flushes what is queued, for a second at most.
+/// Keeps the writer alive; dropping it tells of the last repeats and flushes what is queued, for a
+/// second at most.
 #[derive(Debug)]
 pub struct Logs {
     control: Control,
@@ -33,6 +42,7 @@ pub struct Logs {
 pub struct Control {
     dropped: ErrorCounter,
     levels: reload::Handle<Targets, Registry>,
+    repeats: Repeats,
 }
 
 impl Logs {
@@ -52,6 +62,17 @@ impl Control {
     pub fn set_level(&self, level: LevelFilter) {
         // Fails only when nothing is written any more.
         let _ = self.levels.reload(targets(level));
+    }
+
+    /// The kinds of lines that come in storms.
+    pub fn repeats(&self) -> &Repeats {
+        &self.repeats
+    }
+}
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        self.control.repeats.tell();
     }
 }
 
@@ -93,7 +114,8 @@ impl fmt::Display for Bytes {
 
 /// Sends the process's events to stderr. Called once, before the first thread.
 ///
-/// Events of libraries are written from `warn` on; a panic becomes an event as well.
+/// Events of libraries are written from `warn` on; a panic becomes an event as well, and those at one
+/// place in the code are a kind.
 pub fn init(log: &Log) -> Logs {
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
@@ -107,8 +129,18 @@ pub fn init(log: &Log) -> Logs {
         LogFormat::Json => lines::layer().json().flatten_event(true).with_writer(writer).boxed(),
     };
     registry().with(layer.with_filter(filter)).init();
-    panic::set_hook(Box::new(|panic| error!("{panic}")));
-    Logs { control: Control { dropped, levels }, _writer: guard }
+    let repeats = Repeats::default();
+    let kinds = repeats.clone();
+    panic::set_hook(Box::new(move |panic| {
+        let what = match panic.location() {
+            Some(place) => format!("panicked at {place}"),
+            None => "panicked".into(),
+        };
+        if kinds.kind(Level::ERROR, what, Labels::default()).admit() {
+            error!("{panic}");
+        }
+    }));
+    Logs { control: Control { dropped, levels, repeats }, _writer: guard }
 }
 
 fn targets(level: LevelFilter) -> Targets {

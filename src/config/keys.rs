@@ -1,0 +1,99 @@
+//! How a key is looked up: its override before what its section says, and each value parsed.
+
+use super::error::ConfigError;
+use super::file::{Overrides, Raw, Section};
+
+/// A section under the overrides: how one key is looked up.
+pub(super) struct Keys<'s> {
+    pub section: &'s mut Section,
+    pub overrides: &'s Overrides,
+}
+
+impl Keys<'_> {
+    fn raw(&mut self, key: &'static str) -> Option<Raw> {
+        let written = self.section.take(key);
+        self.overrides.0.get(key).cloned().or(written)
+    }
+
+    pub fn one<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+        default: T,
+    ) -> Result<T, ConfigError> {
+        Ok(self.optional(key, parse)?.unwrap_or(default))
+    }
+
+    pub fn optional<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, ConfigError> {
+        let Some(raw) = self.raw(key) else { return Ok(None) };
+        one_value(raw, key, parse)
+    }
+
+    /// A key whose flag and variable are those of the same key above all sections.
+    pub fn of_the_section<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, ConfigError> {
+        let Some(raw) = self.section.take(key) else { return Ok(None) };
+        one_value(raw, key, parse)
+    }
+
+    /// `None` when the key is not written; an empty list stays an empty list.
+    pub fn list<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<Vec<T>>, ConfigError> {
+        match self.raw(key) {
+            None => Ok(None),
+            Some(raw) if raw.values.is_empty() && key == "bind" => {
+                Err(ConfigError::new(raw.source, "`bind` is an empty list")
+                    .hint("leave it out for localhost:4000"))
+            }
+            Some(raw) => parse_all(&raw, key, parse).map(Some),
+        }
+    }
+}
+
+fn one_value<T>(
+    raw: Raw,
+    key: &str,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<Option<T>, ConfigError> {
+    match raw.values.as_slice() {
+        [value] => parse_one(value, &raw, key, parse).map(Some),
+        _ => Err(ConfigError::new(raw.source, format!("`{key}` takes one value, not a list"))),
+    }
+}
+
+pub(super) fn parse_all<T>(
+    raw: &Raw,
+    key: &str,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<Vec<T>, ConfigError> {
+    raw.values.iter().map(|value| parse_one(value, raw, key, &parse)).collect()
+}
+
+fn parse_one<T>(
+    value: &str,
+    raw: &Raw,
+    key: &str,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<T, ConfigError> {
+    parse(value).map_err(|expected| {
+        let (what, hint) = match expected.split_once('\n') {
+            Some((what, hint)) => (what.to_owned(), Some(hint.to_owned())),
+            None => (expected, None),
+        };
+        let error = ConfigError::new(raw.source.clone(), format!("`{key}` is `{value}`: {what}"));
+        match hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
+    })
+}
