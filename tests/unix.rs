@@ -388,7 +388,74 @@ fn sessions_that_outlast_the_drain_timeout_are_closed() {
     assert_eq!((record.text("side"), record.text("reason")), ("tidegate", "drain"));
 }
 
+// A reload.
+
+#[test]
+fn a_reload_keeps_adds_and_removes_paths_and_drops_no_session() {
+    let folder = folder();
+    let [one, two] = ["one", "two"].map(|name| folder.path().join(name));
+    let bridge = Bridge::from_file(&reloadable(&[&one], "0600", echo())).start();
+    let session = connect(&one);
+    echoes(&session);
+    let made = inode_of(&one);
+
+    bridge.rewrite(&reloadable(&[&one, &two], "0600", echo()));
+    assert!(bridge.reload().contains("\"reloaded\""));
+    assert_eq!(inode_of(&one), made, "the socket that stays was not made again");
+    assert_eq!(mode_of(&two), 0o600);
+    echoes(&connect(&one));
+    echoes(&connect(&two));
+
+    bridge.rewrite(&reloadable(&[&two], "0600", echo()));
+    bridge.reload();
+    until_it("the path that is gone is free", || entries(&folder), |there| there == &["two"]);
+    assert_eq!(try_connect(&one).unwrap_err().kind(), ErrorKind::NotFound);
+    echoes(&connect(&two));
+    echoes(&session);
+}
+
+#[test]
+fn a_changed_mode_holds_for_paths_that_are_made_and_needs_a_restart_for_others() {
+    let folder = folder();
+    let [one, two] = ["one", "two"].map(|name| folder.path().join(name));
+    let bridge = Bridge::from_file(&reloadable(&[&one], "0600", echo())).start();
+    bridge.rewrite(&reloadable(&[&one, &two], "0666", echo()));
+    bridge.reload();
+    let warned =
+        |line: &String| line.contains("only after a restart") && line.contains("unix_mode");
+    until("the key is named", || bridge.log().iter().any(warned).then_some(()));
+    assert_eq!((mode_of(&one), mode_of(&two)), (0o600, 0o666));
+}
+
+#[test]
+fn a_reload_that_cannot_open_a_path_leaves_everything_as_it_was() {
+    let folder = folder();
+    let [one, new, theirs] = ["one", "new", "theirs"].map(|name| folder.path().join(name));
+    let _owner = UnixListener::bind(&theirs).unwrap();
+    let bridge = Bridge::from_file(&reloadable(&[&one], "0600", echo())).start();
+    bridge.rewrite(&reloadable(&[&new, &theirs], "0600", echo()));
+    let said = bridge.reload();
+    assert!(said.contains("cannot reload") && said.contains(theirs.to_str().unwrap()), "{said}");
+    echoes(&connect(&one));
+    assert!(!new.exists(), "what had been opened is closed");
+    assert!(is_socket(&theirs));
+}
+
 // What is said.
+
+#[test]
+fn a_server_that_is_told_of_clients_hears_that_this_one_has_no_address() {
+    let folder = folder();
+    let path = folder.path().join("app.sock");
+    let upstream = listener();
+    let gateway = upstream.local_addr().unwrap();
+    let _bridge = at(&path, gateway).flags(&["--send-proxy-protocol", "v2"]).start();
+    let (client, server) = through(&path, &upstream);
+    (&client).write_all(b"hello").unwrap();
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".to_vec();
+    header.extend_from_slice(b"hello");
+    assert_eq!(read_exactly(&server, header.len()), header, "LOCAL, and what the client said");
+}
 
 #[test]
 fn addresses_and_clients_are_shown_as_what_they_are() {
@@ -825,6 +892,16 @@ fn with_threads(threads: &str, path: &Path, gateway: SocketAddr) -> Setup {
     .flags(&["--listen", &format!("unix:{}", path.display())])
 }
 
+/// A file of one listener on these paths.
+fn reloadable(paths: &[&Path], mode: &str, gateway: SocketAddr) -> String {
+    let bind: Vec<_> = paths.iter().map(|path| format!("unix:{}", path.display())).collect();
+    format!(
+        "admin = \"127.0.0.1:0\"\n\
+         [[listener]]\nname = \"app\"\nprotocol = \"tcp\"\nbind = {bind:?}\nunix_mode = \"{mode}\"\n\
+         [upstream.peer]\ngateway = \"{gateway}\"\n"
+    )
+}
+
 /// One that cannot read a file of ours.
 fn by_nobody(path: &Path) -> Setup {
     let listen = format!("--listen=unix:{}", path.display());
@@ -871,6 +948,10 @@ fn entries(folder: &TempDir) -> Vec<String> {
 
 fn mode_of(path: &Path) -> u32 {
     fs::symlink_metadata(path).unwrap().mode() & 0o7777
+}
+
+fn inode_of(path: &Path) -> u64 {
+    fs::symlink_metadata(path).unwrap().ino()
 }
 
 fn is_socket(path: &Path) -> bool {

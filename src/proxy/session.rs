@@ -24,10 +24,10 @@ const SHUTTING_DOWN: &str = "the bridge is shutting down";
 
 /// Runs a session to its end. What it needs only before the relay is boxed and dropped then, so an
 /// idle session is little more than its relay.
-#[expect(clippy::manual_async_fn, reason = "an async fn would keep its arguments twice")]
-pub(super) fn run(mut outcome: Outcome, client: Stream) -> impl Future<Output = ()> + Send {
+pub(super) fn run(outcome: Outcome, client: Stream) -> impl Future<Output = ()> + Send {
+    let opened = Box::pin(open(outcome, client));
     async move {
-        let Some((client, upstream)) = Box::pin(open(client, &mut outcome)).await else { return };
+        let Some((mut outcome, client, upstream)) = opened.await else { return };
         let mut relay = relay(&outcome, client, upstream);
         let reason = outcome.relayed((&mut relay).await);
         if let Some(parting) = relay.into_parting() {
@@ -95,8 +95,8 @@ async fn part(outcome: &Outcome, parting: Parting, reason: Reason) {
 ///
 /// The upstream comes first: MySQL servers speak first, and the client must see the greeting of
 /// the server that it will talk to.
-async fn open(mut client: Stream, outcome: &mut Outcome) -> Option<(Stream, Stream)> {
-    let source = identify(&mut client, outcome).await?;
+async fn open(mut outcome: Outcome, mut client: Stream) -> Option<(Outcome, Stream, Stream)> {
+    let source = identify(&mut client, &mut outcome).await?;
     let proxy = outcome.proxy.clone();
     let protocol = proxy.config.protocol;
     if source.is_the_load_balancer {
@@ -116,8 +116,8 @@ async fn open(mut client: Stream, outcome: &mut Outcome) -> Option<(Stream, Stre
     };
     let (code, message) = tokio::select! {
         biased;
-        result = connect(&proxy, outcome, &source, told) => match result {
-            Ok(upstream) => return Some((client, upstream)),
+        result = connect(&proxy, &mut outcome, &source, told) => match result {
+            Ok(upstream) => return Some((outcome, client, upstream)),
             Err(told) => told,
         },
         reason = left(&client, protocol) => {
