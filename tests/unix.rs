@@ -24,7 +24,9 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Gid, Signal, Uid, geteuid, getuid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use tempfile::TempDir;
-use tidegate::config::{Mode, Owner, UnixSocket};
+use tidegate::config::{Mode, Owner, UnixSocket, parse};
+use tidegate::log::Repeats;
+use tidegate::net::listener::{Accepted, Listener};
 use tidegate::net::unix::{self, BindError};
 
 use support::bridge::{Bridge, Setup, tidegate};
@@ -265,6 +267,26 @@ fn of_threads_that_bind_at_once_one_succeeds() {
 }
 
 // How it ends.
+
+/// tokio asks a socket that is shut down for connections again and again, within one poll.
+#[test]
+fn of_threads_that_accept_the_first_to_stop_leaves_the_others_in_peace() {
+    let folder = folder();
+    let path = folder.path().join("app.sock");
+    let settings = UnixSocket { mode: Mode(0o600), owner: Owner::default() };
+    let tcp = parse("[upstream.a]\ngateway = \"a\"\n", "test").unwrap().tcp;
+    let sockets = unix::bind(&path, 2, &settings).unwrap();
+    runtime().block_on(async {
+        let listener = |socket| Listener::new("app", socket, &tcp, false, &Repeats::default());
+        let mut listeners = sockets.into_iter().map(|socket| listener(socket).unwrap());
+        let (mut stays, leaves) = (listeners.next().unwrap(), listeners.next().unwrap());
+        let accepting = tokio::spawn(async move { stays.accept(b"").await });
+        tokio::task::yield_now().await;
+        assert_eq!(leaves.into_queued().count(), 0);
+        let _client = UnixStream::connect(&path).unwrap();
+        assert!(matches!(accepting.await.unwrap(), Accepted::Connection(..)));
+    });
+}
 
 #[test]
 fn the_file_is_gone_when_the_drain_begins_and_sessions_go_on() {

@@ -242,17 +242,19 @@ impl Listener {
     /// call that stops the one without the other. For a Unix socket it has one. Nothing of a shared
     /// socket: closing that resets nobody.
     pub fn into_queued(self) -> impl Iterator<Item = (Stream, Peer)> {
-        let shared = self.shared;
         // Taken off the reactor: its readiness may lag behind the queue, accept(2) does not.
         let socket = match self.socket {
-            Serving::Tcp(socket) => socket.into_std().map(Socket::Tcp),
-            Serving::Unix(socket, file) => {
-                // The first thread that comes here does it for all.
-                let _ = SockRef::from(&socket).shutdown(Shutdown::Read);
-                socket.into_std().map(|socket| Socket::Unix(socket, file))
+            Serving::Tcp(socket) => {
+                socket.into_std().map(Socket::Tcp).ok().filter(|_| !self.shared)
             }
+            Serving::Unix(socket, file) => socket.into_std().ok().and_then(|socket| {
+                // The last thread does it for all. Before that others may still wait on the reactor,
+                // and of a socket that is shut down they would hear without end that it is ready.
+                let file = Arc::into_inner(file)?;
+                let _ = SockRef::from(&socket).shutdown(Shutdown::Read);
+                Some(Socket::Unix(socket, Arc::new(file)))
+            }),
         };
-        let socket = socket.ok().filter(|_| !shared);
         let congestion_control = self.congestion_control;
         std::iter::from_fn(move || {
             loop {
