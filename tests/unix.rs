@@ -218,7 +218,7 @@ fn of_bridges_that_start_at_once_one_serves_and_the_others_say_so() {
         let folder = folder();
         let path = folder.path().join("app.sock");
         if round % 2 == 0 {
-            drop(UnixListener::bind(&path).unwrap());
+            leave_stale(&path);
         }
         let upstream = echo();
         let started: Vec<_> = thread::scope(|scope| {
@@ -244,7 +244,7 @@ fn of_threads_that_bind_at_once_one_succeeds() {
     let settings = UnixSocket { mode: Mode(0o600), owner: Owner::default() };
     for round in 0..full_or(2000, 200) {
         if round % 2 == 0 {
-            drop(UnixListener::bind(&path).unwrap());
+            leave_stale(&path);
         }
         let together = Barrier::new(4);
         let bound: Vec<_> = thread::scope(|scope| {
@@ -974,6 +974,13 @@ fn mode_of(path: &Path) -> u32 {
 
 fn inode_of(path: &Path) -> u64 {
     fs::symlink_metadata(path).unwrap().ino()
+}
+
+/// What a dead process leaves. It never listened: until they have become another program, processes
+/// that other tests start hold every descriptor of this one.
+fn leave_stale(path: &Path) {
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&socket2::SockAddr::unix(path).unwrap()).unwrap();
 }
 
 fn is_socket(path: &Path) -> bool {
