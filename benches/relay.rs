@@ -69,7 +69,7 @@ fn relay_to(server: SocketAddr, splice: Splice) -> SocketAddr {
         runtime.block_on(async move {
             listener.set_nonblocking(true).expect("a listening socket");
             let listener = tokio::net::TcpListener::from_std(listener).expect("in a runtime");
-            let relayed = Metrics::new().listener("bench", "off").relayed;
+            let relayed = Metrics::new().listener("bench", &["off"]).relayed;
             loop {
                 let (client, _) = listener.accept().await.expect("accept");
                 client.set_nodelay(true).expect("a connected socket");

@@ -84,7 +84,8 @@ pub struct Settings {
     #[arg(long, value_name = "PROTOCOL", env = "TIDEGATE_PROTOCOL")]
     pub protocol: Option<String>,
 
-    /// What a client is lent: off, a fresh upstream connection [default: off].
+    /// What a client is lent: off, a fresh upstream connection; warm, one that is there already
+    /// [default: off].
     #[arg(long, value_name = "MODE", env = "TIDEGATE_POOL")]
     pub pool: Option<String>,
 
@@ -106,6 +107,18 @@ pub struct Settings {
     /// Connections in all: auto or a number [default: auto, from the limit of open files].
     #[arg(long, value_name = "N", env = "TIDEGATE_MAX_CONNECTIONS")]
     pub max_connections: Option<String>,
+
+    /// Warm connections that may be held in all [default: 16].
+    #[arg(long, value_name = "N", env = "TIDEGATE_WARM_MAX")]
+    pub warm_max: Option<String>,
+
+    /// Warm connections to each upstream that are held although nobody comes [default: 0].
+    #[arg(long, value_name = "N", env = "TIDEGATE_WARM_MIN")]
+    pub warm_min: Option<String>,
+
+    /// How long a warm connection is of use [default: auto, by the kind of server].
+    #[arg(long, value_name = "DUR", env = "TIDEGATE_WARM_MAX_AGE")]
+    pub warm_max_age: Option<String>,
 
     /// Connections of one address at a time; 0: any number [default: 0].
     #[arg(long, value_name = "N", env = "TIDEGATE_MAX_CONNECTIONS_PER_SOURCE")]

@@ -11,6 +11,7 @@
 //! | 2 | [`relay`] | the data plane: bytes between two sockets |
 //! | 3 | [`mysql`] | the wire protocol, without I/O but for its client |
 //! | 4 | [`upstream`] | a gateway's name, its addresses, a way to one of them |
+//! | 5 | [`pool`] | connections to it that are there before their clients |
 //! | 6 | [`proxy`] | one connection's story |
 //! | 7 | [`admin`] | probes, metrics, status, drain over HTTP |
 //! | side | [`control`] | a client of a running bridge's admin endpoint |
@@ -29,6 +30,7 @@
 //!    staggered. MySQL servers speak first, so an endpoint has answered when its first greeting
 //!    byte is there; until then others can be tried without the client noticing. When none answers
 //!    the client gets an ERR packet, [`mysql::packet::err_greeting`].
+//!    With [`config::Pool::Warm`] one may be there already: [`pool::Pool::checkout`].
 //! 3. [`relay::Relay`] moves bytes both ways: half-closes, breaks and stalls are passed on as what
 //!    they are. Idle, it owns two sockets and no buffer. Until both sides have spoken,
 //!    [`relay::Opening`] keeps what was said and the deadlines.
@@ -50,6 +52,7 @@ pub mod log;
 pub mod metrics;
 pub mod mysql;
 pub mod net;
+pub mod pool;
 pub mod proxy;
 pub mod relay;
 pub mod systemd;

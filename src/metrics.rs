@@ -34,6 +34,9 @@ pub struct Metrics {
     dns_lookups: IntCounterVec,
     dns_last_success: GaugeVec,
     endpoints: IntGaugeVec,
+    pool_connections: IntGaugeVec,
+    pool_checkouts: IntCounterVec,
+    pool_evictions: IntCounterVec,
     log_lines_dropped: IntCounter,
 }
 
@@ -47,8 +50,8 @@ pub struct ListenerMetrics {
     pub open: IntGauge,
     /// Bytes relayed.
     pub relayed: Relayed,
-    /// Accept to an upstream connection in hand, seconds.
-    pub connect: Histogram,
+    /// Accept to an upstream connection in hand, seconds, by pool result.
+    connect: Vec<(&'static str, Histogram)>,
     /// Accept to close, seconds.
     pub lifetime: Histogram,
     closed: IntCounterVec,
@@ -83,6 +86,17 @@ pub struct UpstreamMetrics {
     dns_lookups: IntCounterVec,
     dns_last_success: GaugeVec,
     endpoints: IntGaugeVec,
+}
+
+/// The handles of one upstream's pool.
+#[derive(Debug)]
+pub struct PoolMetrics {
+    name: String,
+    /// Connections held now.
+    pub idle: IntGauge,
+    hits: IntCounter,
+    misses: IntCounter,
+    evictions: IntCounterVec,
 }
 
 impl Default for Metrics {
@@ -155,6 +169,21 @@ impl Metrics {
                 "Upstream addresses known, by state.",
                 &["upstream", "state"],
             ),
+            pool_connections: gauge(
+                "tidegate_pool_connections",
+                "Upstream connections held for clients to come.",
+                &["upstream", "state"],
+            ),
+            pool_checkouts: counter(
+                "tidegate_pool_checkouts_total",
+                "Clients that asked for a held connection; a miss dials for itself.",
+                &["upstream", "result"],
+            ),
+            pool_evictions: counter(
+                "tidegate_pool_evictions_total",
+                "Held connections that ended unused, by reason.",
+                &["upstream", "reason"],
+            ),
             log_lines_dropped: valid(IntCounter::new(
                 "tidegate_log_lines_dropped_total",
                 "Log lines dropped because stderr did not keep up.",
@@ -165,7 +194,7 @@ impl Metrics {
             gauge("tidegate_build_info", "The running build; always 1.", &["version", "commit"]);
         let commit = option_env!("TIDEGATE_COMMIT").unwrap_or("unknown");
         build.with_label_values(&[env!("CARGO_PKG_VERSION"), commit]).set(1);
-        let families: [Box<dyn Collector>; 15] = [
+        let families: [Box<dyn Collector>; 18] = [
             Box::new(build),
             Box::new(metrics.connections.clone()),
             Box::new(metrics.open.clone()),
@@ -179,6 +208,9 @@ impl Metrics {
             Box::new(metrics.dns_lookups.clone()),
             Box::new(metrics.dns_last_success.clone()),
             Box::new(metrics.endpoints.clone()),
+            Box::new(metrics.pool_connections.clone()),
+            Box::new(metrics.pool_checkouts.clone()),
+            Box::new(metrics.pool_evictions.clone()),
             Box::new(metrics.log_lines_dropped.clone()),
             Box::new(ProcessCollector::for_self()),
         ];
@@ -189,7 +221,7 @@ impl Metrics {
     }
 
     /// The handles of the listener `name`; its counters exist from now on, at zero.
-    pub fn listener(&self, name: &str, pool_result: &str) -> ListenerMetrics {
+    pub fn listener(&self, name: &str, pool_results: &[&'static str]) -> ListenerMetrics {
         let bytes = |direction| Bytes {
             copied: self.bytes.with_label_values(&[name, direction, "copy"]),
             spliced: self.bytes.with_label_values(&[name, direction, "splice"]),
@@ -202,7 +234,10 @@ impl Metrics {
                 to_upstream: bytes("client_to_upstream"),
                 to_client: bytes("upstream_to_client"),
             },
-            connect: self.connect.with_label_values(&[name, pool_result]),
+            connect: pool_results
+                .iter()
+                .map(|result| (*result, self.connect.with_label_values(&[name, *result])))
+                .collect(),
             lifetime: self.lifetime.with_label_values(&[name]),
             closed: self.closed.clone(),
             rejected: self.rejected.clone(),
@@ -218,6 +253,17 @@ impl Metrics {
             dns_lookups: self.dns_lookups.clone(),
             dns_last_success: self.dns_last_success.clone(),
             endpoints: self.endpoints.clone(),
+        }
+    }
+
+    /// The handles of the pool of the upstream `name`.
+    pub fn pool(&self, name: &str) -> PoolMetrics {
+        PoolMetrics {
+            name: name.to_owned(),
+            idle: self.pool_connections.with_label_values(&[name, "idle"]),
+            hits: self.pool_checkouts.with_label_values(&[name, "hit"]),
+            misses: self.pool_checkouts.with_label_values(&[name, "miss"]),
+            evictions: self.pool_evictions.clone(),
         }
     }
 
@@ -246,9 +292,28 @@ impl ListenerMetrics {
         self.closed.with_label_values(&[self.name.as_str(), side, reason]).inc();
     }
 
+    /// Counts an upstream connection in hand, `seconds` after the accept.
+    pub fn connected(&self, pool_result: &str, seconds: f64) {
+        if let Some((_, connect)) = self.connect.iter().find(|(result, _)| *result == pool_result) {
+            connect.observe(seconds);
+        }
+    }
+
     /// Counts a connection that was turned away.
     pub fn rejected(&self, reason: &str) {
         self.rejected.with_label_values(&[self.name.as_str(), reason]).inc();
+    }
+}
+
+impl PoolMetrics {
+    /// Counts a client that asked for a held connection.
+    pub fn checked_out(&self, hit: bool) {
+        if hit { self.hits.inc() } else { self.misses.inc() }
+    }
+
+    /// Counts a held connection that ended unused.
+    pub fn evicted(&self, reason: &str) {
+        self.evictions.with_label_values(&[self.name.as_str(), reason]).inc();
     }
 }
 
@@ -304,7 +369,7 @@ mod tests {
     #[test]
     fn a_listener_is_counted_from_zero_and_dropped_lines_only_rise() {
         let metrics = Metrics::new();
-        let listener = metrics.listener("app", "off");
+        let listener = metrics.listener("app", &["off"]);
         listener.connections.inc();
         listener.closed("client", "eof");
         assert!(text(&metrics, 3).contains("tidegate_connections_total{listener=\"app\"} 1\n"));

@@ -16,6 +16,7 @@ use tidegate::demo::dns::DnsServer;
 use tidegate::mysql::packet::frame;
 
 use support::bridge::{Bridge, Setup};
+use support::mysql::{greeting, login};
 use support::namespace::Namespace;
 use support::process::succeed;
 use support::tcp::{connect, free_port, read_exactly, read_to_the_end, serve};
@@ -458,19 +459,6 @@ fn logging_in(bridge: &Bridge, server: &TcpListener, words: &[u8]) -> (TcpStream
     client.write_all(words).unwrap();
     assert_eq!(read_exactly(&greeter, words.len()), words);
     (client, greeter)
-}
-
-fn greeting() -> Vec<u8> {
-    let payload = b"\x0a8.0.36\0\x01\0\0\0abcdefgh\0\xff\xff\xff\x02\0\xff\xdf\x15\
-        \0\0\0\0\0\0\0\0\0\0ijklmnopqrst\0mysql_native_password\0";
-    frame(0, payload)
-}
-
-/// A HandshakeResponse41 of the user u without a password.
-fn login() -> Vec<u8> {
-    let payload =
-        [b"\x00\x82\x08\0\0\0\0\x01\x2d".as_slice(), &[0; 23], b"u\0\0mysql_native_password\0"];
-    frame(1, &payload.concat())
 }
 
 fn endpoints(bridge: &Bridge) -> Vec<Value> {

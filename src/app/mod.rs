@@ -31,6 +31,7 @@ use crate::metrics::Metrics;
 use crate::net::address::Address;
 use crate::net::listener::{Listener, Socket};
 use crate::net::{socket, unix};
+use crate::pool::{Places, Pool};
 use crate::proxy::{Limits, Proxy};
 use crate::systemd::{self, Inherited};
 use crate::upstream::Upstream;
@@ -57,6 +58,9 @@ pub struct App {
     log: log::Control,
     metrics: Arc<Metrics>,
     limits: Arc<Limits>,
+    /// Warm connections of all pools.
+    places: Arc<Places>,
+    pools: Vec<Arc<Pool>>,
     /// Connections that there are descriptors for.
     capacity: usize,
     /// Until it runs.
@@ -116,6 +120,8 @@ impl App {
             log,
             metrics: Arc::new(Metrics::new()),
             limits: Limits::new(config.max_connections.unwrap_or(capacity)),
+            places: Arc::default(),
+            pools: Vec::new(),
             capacity,
             admin_socket: admin_socket.pop(),
             admin_address,
@@ -267,7 +273,8 @@ fn deep_check(view: Arc<View>) -> DeepCheck {
                     let address = connected.in_use.endpoint().address;
                     answers.push(format!("{} answers at {address}", upstream.gateway()));
                     if protocol == Protocol::Mysql {
-                        upstream.take_leave(connected.stream, Vec::new()).await;
+                        // It fails only by a panic, which the panic hook has told.
+                        let _ = upstream.take_leave(connected.stream, Vec::new()).await;
                     }
                 }
                 Err(error) => return Err(error.to_string()),

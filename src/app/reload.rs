@@ -5,10 +5,12 @@ use std::sync::Arc;
 use tracing::{error, info, warn};
 
 use super::bindings::{Binding, bind_all, bind_as_passed};
+use super::threads::ToThread;
 use super::{App, BuildError, period, preflight};
 use crate::admin::View;
 use crate::config::{self, Class, Config};
 use crate::log::Chain;
+use crate::pool::Pool;
 use crate::proxy::{Proxy, Unserved};
 use crate::upstream::Upstream;
 
@@ -50,6 +52,7 @@ impl App {
         let before = self.view.borrow().clone();
         let upstreams: Vec<_> =
             self.config.upstreams.iter().map(|config| self.upstream(config, &before)).collect();
+        let pools = self.pools(&upstreams);
         let mut proxies = Vec::new();
         let mut bindings = Vec::new();
         for (listener, mut own) in self.config.listeners.iter().zip(bound) {
@@ -64,8 +67,9 @@ impl App {
                 splice: self.config.splice,
                 tcp: self.config.tcp.clone(),
                 upstream: upstream.clone(),
+                pool: pools.iter().find(|pool| pool.is_for(listener)).cloned(),
                 gate: self.limits.gate(&listener.name),
-                metrics: self.metrics.listener(&listener.name, listener.pool.as_str()),
+                metrics: self.metrics.listener(&listener.name, listener.pool.results()),
                 unserved: Unserved::new(&listener.name, self.log.repeats()),
                 drain: self.drain.clone(),
             });
@@ -75,10 +79,39 @@ impl App {
         }
         // The new addresses are served before the old ones are closed.
         self.bindings = bindings;
+        self.pools
+            .iter()
+            .filter(|old| !pools.iter().any(|pool| Arc::ptr_eq(pool, old)))
+            .for_each(|old| old.retire());
+        self.pools = pools;
         let is_gone =
             |old: &&Arc<Upstream>| !upstreams.iter().any(|upstream| upstream.name() == old.name());
         before.upstreams.iter().filter(is_gone).for_each(|old| old.uncount_endpoints());
         self.view.send_replace(Arc::new(View { proxies, upstreams, token }));
+    }
+
+    /// A pool for each upstream whose listeners lend warm connections: the same as before if nothing
+    /// of it has changed.
+    fn pools(&self, upstreams: &[Arc<Upstream>]) -> Vec<Arc<Pool>> {
+        let (threads, most) = (self.threads.len(), self.config.warm_max);
+        let is_warm = |upstream: &&Arc<Upstream>| {
+            let mut users =
+                self.config.listeners.iter().filter(|one| one.upstream == upstream.name());
+            users.any(|listener| listener.pool == config::Pool::Warm)
+        };
+        let pool = |upstream: &Arc<Upstream>| {
+            let old = self.pools.iter().find(|old| old.is_of(upstream, most));
+            old.cloned().unwrap_or_else(|| {
+                let metrics = self.metrics.pool(upstream.name());
+                let pool = Pool::new(upstream.clone(), threads, most, self.places.clone(), metrics);
+                for thread in &self.threads {
+                    // Without a thread the bridge has ended.
+                    let _ = thread.send(ToThread::Keep(pool.clone()));
+                }
+                pool
+            })
+        };
+        upstreams.iter().filter(is_warm).map(pool).collect()
     }
 
     /// The upstream of a section: the same as before if nothing of it has changed.

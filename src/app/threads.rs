@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::pending;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use super::bindings::Opened;
 use crate::drain::{Drain, Phase};
 use crate::log::Repeats;
 use crate::net::listener::Listener;
+use crate::pool::Pool;
 use crate::{proxy, relay, systemd};
 
 /// What a data thread is sent.
@@ -24,6 +26,8 @@ use crate::{proxy, relay, systemd};
 pub(super) enum ToThread {
     /// Accept on it.
     Accept(Opened),
+    /// Keep a pool filled.
+    Keep(Arc<Pool>),
     /// Say that you are there.
     Answer(oneshot::Sender<()>),
 }
@@ -60,13 +64,14 @@ pub(super) fn start(
     let (drain, member) = (drain.clone(), drain.join());
     thread::Builder::new()
         .name(format!("tidegate-{number}"))
-        .spawn(move || runtime.block_on(carry(inbox, drain, member, periods, repeats)))
+        .spawn(move || runtime.block_on(carry(number, inbox, drain, member, periods, repeats)))
         .map_err(RunError::Thread)?;
     Ok(handle)
 }
 
 /// The life of a data thread: accepts until the drain, then sees its sessions off.
 async fn carry(
+    number: usize,
     mut inbox: mpsc::UnboundedReceiver<ToThread>,
     drain: Drain,
     member: TaskTrackerToken,
@@ -74,7 +79,7 @@ async fn carry(
     repeats: Repeats,
 ) {
     let watch = tokio::spawn(relay::look_after(drain.clone(), periods));
-    let mut accepting = JoinSet::new();
+    let mut tasks = JoinSet::new();
     loop {
         tokio::select! {
             biased;
@@ -84,19 +89,22 @@ async fn carry(
                     let (name, tcp) = (&proxy.config.name, &proxy.tcp);
                     match Listener::new(name, socket, tcp, shared, &repeats) {
                         // A task of its own: a future inside block_on is polled at every wake-up.
-                        Ok(listener) => drop(accepting.spawn(proxy::serve(listener, proxies))),
+                        Ok(listener) => drop(tasks.spawn(proxy::serve(listener, proxies))),
                         Err(error) => error!(%error, "cannot use a listening socket"),
                     }
+                }
+                ToThread::Keep(pool) => {
+                    drop(tasks.spawn(pool.keep(number, drain.clone())));
                 }
                 // Who asked may have lost patience.
                 ToThread::Answer(answer) => drop(answer.send(())),
             },
             // After the inbox: what is queued in a socket that waits there is still served.
             () = drain.reached(Phase::Draining) => break,
-            Some(ended) = accepting.join_next() => mind_panic(ended, &drain),
+            Some(ended) = tasks.join_next() => mind_panic(ended, &drain),
         }
     }
-    while let Some(ended) = accepting.join_next().await {
+    while let Some(ended) = tasks.join_next().await {
         mind_panic(ended, &drain);
     }
     drop(member);
@@ -108,7 +116,7 @@ async fn carry(
 
 fn mind_panic(ended: Result<(), tokio::task::JoinError>, drain: &Drain) {
     if ended.is_err() {
-        error!("an accept loop panicked: draining");
+        error!("a task of a data thread panicked: draining");
         drain.begin();
     }
 }

@@ -23,6 +23,7 @@ const CLASSES: &[(&str, Class)] = &[
     ("admin_token_file", Live),
     ("threads", Restart),
     ("max_connections", Live),
+    ("warm_max", NewSessions),
     ("nameserver", Live),
     ("drain_grace", Live),
     ("drain_timeout", Live),
@@ -66,6 +67,8 @@ const CLASSES: &[(&str, Class)] = &[
     ("prefer_cidrs", NewSessions),
     ("close_vanished_after", NewSessions),
     ("send_proxy_protocol", NewSessions),
+    ("warm_min", NewSessions),
+    ("warm_max_age", NewSessions),
 ];
 
 impl Class {

@@ -46,6 +46,8 @@ pub struct Config {
     /// Connections that there may be in all; `None`: as many as there are descriptors for.
     #[serde(serialize_with = "or_auto")]
     pub max_connections: Option<usize>,
+    /// Connections that may be held before their clients come, for all upstreams together.
+    pub warm_max: usize,
     /// DNS servers to ask; empty: those of `/etc/resolv.conf`.
     #[serde(rename = "nameserver")]
     pub nameservers: Vec<SocketAddr>,
@@ -193,6 +195,8 @@ impl Listener {
 pub enum Pool {
     /// A fresh upstream connection, bytes untouched.
     Off,
+    /// One that is there already, dialled and greeted, or else a fresh one; bytes untouched.
+    Warm,
 }
 
 impl Pool {
@@ -200,6 +204,15 @@ impl Pool {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Off => "off",
+            Self::Warm => "warm",
+        }
+    }
+
+    /// Where an upstream connection can come from: the values of the `pool_result` label.
+    pub fn results(self) -> &'static [&'static str] {
+        match self {
+            Self::Off => &["off"],
+            Self::Warm => &["hit", "miss"],
         }
     }
 }
@@ -247,6 +260,20 @@ pub struct Upstream {
     pub close_vanished_after: Duration,
     /// Whether the server is told of each client in a PROXY header.
     pub send_proxy_protocol: SendProxyProtocol,
+    /// Connections that are made before their clients come.
+    #[serde(flatten)]
+    pub warm: Warm,
+}
+
+/// The connections to an upstream that listeners with [`Pool::Warm`] hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Warm {
+    /// How many are held although nobody comes.
+    #[serde(rename = "warm_min")]
+    pub min: usize,
+    /// For how long one is of use; `None`: what suits the kind of server.
+    #[serde(rename = "warm_max_age", serialize_with = "duration_or_auto")]
+    pub max_age: Option<Duration>,
 }
 
 /// Whether a server is told of each client in a PROXY header, and in which version.
@@ -302,6 +329,16 @@ impl Config {
     /// The finished values in the shape of the file; reading it back gives the same values.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("every field has a TOML form")
+    }
+}
+
+fn duration_or_auto<S: Serializer>(
+    value: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => duration(value, serializer),
+        None => serializer.serialize_str("auto"),
     }
 }
 

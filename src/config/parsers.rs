@@ -4,6 +4,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Duration;
@@ -20,6 +21,10 @@ const MAX_THREADS: usize = 256;
 const MAX_RATE: u32 = 1_000_000;
 /// Each of them holds a descriptor, and is looked at when another one leaves.
 const MAX_QUEUE: usize = 10_000;
+/// Each costs the server a thread.
+const MAX_WARM: usize = 1000;
+/// Shorter than a dial would be for nothing; longer are no server's time-outs.
+const WARM_AGES: RangeInclusive<Duration> = Duration::from_millis(500)..=Duration::from_secs(600);
 
 /// `500ms`, `10s`, `5m`; a year at the most, so that adding one to a moment cannot overflow.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
@@ -89,6 +94,24 @@ pub(super) fn count_or_any(text: &str) -> Result<Option<usize>, String> {
     match text.parse::<usize>() {
         Ok(count) => Ok((count > 0).then_some(count)),
         Err(_) => Err("expected a number of connections, or 0 for any".into()),
+    }
+}
+
+/// Connections held before their clients come.
+pub(super) fn warm_count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count) if count <= MAX_WARM => Ok(count),
+        _ => Err(format!("expected a number of connections up to {MAX_WARM}")),
+    }
+}
+
+pub(super) fn warm_max_age(text: &str) -> Result<Option<Duration>, String> {
+    match text {
+        "auto" => Ok(None),
+        text => match positive_duration(text) {
+            Ok(age) if WARM_AGES.contains(&age) => Ok(Some(age)),
+            _ => Err("expected auto, or a duration from 500ms to 10m".into()),
+        },
     }
 }
 
@@ -188,7 +211,8 @@ pub(super) fn log_level(text: &str) -> Result<LevelFilter, String> {
 pub(super) fn pool(text: &str) -> Result<Pool, String> {
     match text {
         "off" => Ok(Pool::Off),
-        _ => Err("expected off".into()),
+        "warm" => Ok(Pool::Warm),
+        _ => Err("expected off or warm".into()),
     }
 }
 

@@ -15,12 +15,12 @@ use super::parsers::{
     accept_rate, balance, boolean, congestion_control, count_or_any, default_threads, duration,
     keepalive, keepalive_count, log_format, log_level, max_connections, name, nameserver, network,
     or_auto, path, pool, positive_duration, protocol, queue, seconds_or_never, send_proxy_protocol,
-    socket_address, splice, stall_timeout, threads, user_timeout,
+    socket_address, splice, stall_timeout, threads, user_timeout, warm_count, warm_max_age,
 };
 use super::value::{Bind, Gateway, is_public};
 use super::{
     Balance, Config, Listener, Log, LogFormat, Mode, Owner, Pool, Protocol, SendProxyProtocol,
-    Splice, Tcp, UnixSocket, Upstream,
+    Splice, Tcp, UnixSocket, Upstream, Warm,
 };
 
 pub(super) const DEFAULT_ADMIN: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9400);
@@ -36,6 +36,7 @@ pub(super) fn finish(file: File, overrides: &Overrides) -> Result<Config, Config
     let admin_token_file = top.optional("admin_token_file", path)?;
     let threads = top.one("threads", threads, default_threads())?;
     let max_connections = top.one("max_connections", max_connections, None)?;
+    let warm_max = top.one("warm_max", warm_count, 16)?;
     let nameservers = top.list("nameserver", nameserver)?.unwrap_or_default();
     let drain_grace = top.one("drain_grace", duration, Duration::ZERO)?;
     let drain_timeout = top.one("drain_timeout", duration, Duration::from_secs(25))?;
@@ -65,6 +66,7 @@ pub(super) fn finish(file: File, overrides: &Overrides) -> Result<Config, Config
                 format!("no listener forwards to [upstream.{}]", upstream.name),
             ));
         }
+        check_pool(upstream, &users, warm_max, &config_at)?;
         if users.iter().any(|listener| is_itself(&upstream.gateway, listener)) {
             return Err(ConfigError::new(
                 config_at,
@@ -80,6 +82,7 @@ pub(super) fn finish(file: File, overrides: &Overrides) -> Result<Config, Config
         admin_token_file,
         threads,
         max_connections,
+        warm_max,
         nameservers,
         drain_grace,
         drain_timeout,
@@ -158,6 +161,10 @@ fn finish_upstreams(
                     send_proxy_protocol,
                     SendProxyProtocol::Off,
                 )?,
+                warm: Warm {
+                    min: keys.one("warm_min", warm_count, 0)?,
+                    max_age: keys.one("warm_max_age", warm_max_age, None)?,
+                },
                 name,
             };
             let source = section.source.clone();
@@ -187,6 +194,34 @@ fn check_upstream(upstream: &Upstream, source: Source) -> Result<(), ConfigError
         }
         _ => Ok(()),
     }
+}
+
+/// What listeners that lend warm connections need of themselves and of their upstream.
+fn check_pool(
+    upstream: &Upstream,
+    users: &[&Listener],
+    warm_max: usize,
+    config_at: &Source,
+) -> Result<(), ConfigError> {
+    let Some(listener) = users.iter().find(|listener| listener.pool == Pool::Warm) else {
+        return Ok(());
+    };
+    let at = format!("the listener `{}` has pool = \"warm\"", listener.name);
+    let section = format!("[upstream.{}]", upstream.name);
+    let wrong = |message| ConfigError::new(config_at.clone(), message);
+    if listener.protocol == Protocol::Tcp {
+        return Err(wrong(format!("{at} and protocol = \"tcp\""))
+            .hint("what is held is a greeting, which only MySQL servers send"));
+    }
+    if upstream.send_proxy_protocol != SendProxyProtocol::Off {
+        return Err(wrong(format!("{at}, and {section} has send_proxy_protocol"))
+            .hint("a header names the client, who is not known that early"));
+    }
+    let min = upstream.warm.min;
+    if min > warm_max {
+        return Err(wrong(format!("{section} has warm_min {min} above warm_max {warm_max}")));
+    }
+    Ok(())
 }
 
 fn finish_listeners(

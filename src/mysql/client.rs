@@ -4,7 +4,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -86,6 +87,28 @@ async fn fail_to_log_in(mut stream: Stream, mut said: Vec<u8>, drain: &Drain) ->
     }
 }
 
+/// Waits for the whole of a greeting and leaves it where it is: its length, and whose server it is if
+/// it is a greeting and not an ERR packet.
+pub async fn await_greeting(stream: &TcpStream) -> io::Result<(u64, Option<ServerKind>)> {
+    let mut seen = vec![0; LONGEST + HEADER_LEN];
+    loop {
+        let is_closed = stream.ready(Interest::READABLE).await?.is_read_closed();
+        let count = stream.peek(&mut seen).await?;
+        if is_whole(&seen[..count])? {
+            let length = HEADER_LEN + packet::payload_length(seen.first_chunk().expect("whole"));
+            let kind = Greeting::parse(&seen[HEADER_LEN..length]).map(|greeting| greeting.kind);
+            return Ok((length as u64, kind));
+        }
+        if is_closed {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        // What is there has been seen: not ready until more comes.
+        let _ = stream.try_io(Interest::READABLE, || {
+            Err::<(), _>(io::Error::from(io::ErrorKind::WouldBlock))
+        });
+    }
+}
+
 async fn read_greeting(stream: &mut Stream, said: &mut Vec<u8>) -> io::Result<()> {
     while !is_whole(said)? {
         if stream.read_buf(said).await? == 0 {
@@ -138,7 +161,7 @@ fn bounded_length(header: &[u8; HEADER_LEN]) -> io::Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::net::{TcpListener, TcpStream};
+    use tokio::net::TcpListener;
 
     #[expect(clippy::disallowed_methods, reason = "loopback")]
     async fn silent_server() -> (TcpListener, TcpStream) {

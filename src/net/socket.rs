@@ -8,9 +8,10 @@ use nix::getsockopt_impl;
 use nix::sockopt_impl;
 use nix::sys::socket::getsockopt;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::ioctl_fionread;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use super::stream::Stream;
@@ -142,9 +143,23 @@ pub fn unread_by_peer(stream: &UnixStream) -> io::Result<u32> {
 /// Whether a Unix socket's peer has closed both directions, and not merely said that it will say no
 /// more. Also true when this end has done the latter and so has the peer.
 pub fn is_hung_up(stream: &UnixStream) -> bool {
-    let mut asked = [PollFd::new(stream, PollFlags::empty())];
-    let polled = poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
-    polled.is_ok() && asked[0].revents().contains(PollFlags::HUP)
+    events(stream, PollFlags::empty()).is_ok_and(|events| events.contains(PollFlags::HUP))
+}
+
+/// Bytes that have come and were not read. An error when no more will come: the peer has closed its
+/// direction, or the connection is broken.
+pub fn unread(stream: &TcpStream) -> io::Result<u64> {
+    match events(stream, PollFlags::RDHUP)? {
+        events if events.is_empty() => Ok(ioctl_fionread(stream)?),
+        _ => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+/// Which of these a socket has to tell now, besides `HUP` and `ERR`.
+fn events(stream: &impl AsFd, asked: PollFlags) -> io::Result<PollFlags> {
+    let mut asked = [PollFd::new(stream, asked)];
+    poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+    Ok(asked[0].revents())
 }
 
 /// Closes, over TCP with an RST, which throws the send queue away.

@@ -24,6 +24,7 @@ use crate::mysql::packet::{ErrorCode, err_greeting};
 use crate::net::address::{Address, Peer};
 use crate::net::listener::{Accepted, Listener};
 use crate::net::stream::Stream;
+use crate::pool::Pool;
 use crate::upstream::Upstream;
 use outcome::Outcome;
 
@@ -48,6 +49,8 @@ pub struct Proxy {
     pub tcp: config::Tcp,
     /// Where it forwards to.
     pub upstream: Arc<Upstream>,
+    /// Connections that are there already.
+    pub pool: Option<Arc<Pool>>,
     /// Lets its connections in.
     pub gate: Arc<Gate>,
     /// Its handles.
@@ -108,6 +111,14 @@ impl Proxy {
     fn outcome(self: Arc<Self>, peer: Peer) -> Outcome {
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         Outcome::new(self, id, peer, Instant::now())
+    }
+
+    /// The pool result of a connection that was dialled for its client.
+    fn dialled(&self) -> &'static str {
+        match self.pool {
+            Some(_) => "miss",
+            None => "off",
+        }
     }
 
     /// What a client is told that there is no descriptor for.

@@ -28,6 +28,7 @@ pub(super) struct Outcome {
     permit: Option<Permit>,
     in_use: Option<InUse>,
     connected: Option<Instant>,
+    pool_result: &'static str,
     side: Side,
     reason: &'static str,
     error: Option<Box<str>>,
@@ -50,6 +51,7 @@ impl Outcome {
             permit: None,
             in_use: None,
             connected: None,
+            pool_result: proxy.config.pool.as_str(),
             side: Side::Tidegate,
             // Stays when the session's future is dropped before its end.
             reason: "aborted",
@@ -83,12 +85,14 @@ impl Outcome {
         self.permit = Some(permit);
     }
 
-    /// An upstream connection is in hand; from now on it counts for its endpoint.
-    pub fn connected(&mut self, in_use: InUse) {
+    /// An upstream connection is in hand; from now on it counts for its endpoint. `pool_result` says
+    /// where it comes from.
+    pub fn connected(&mut self, in_use: InUse, pool_result: &'static str) {
         let now = Instant::now();
         self.in_use = Some(in_use);
         self.connected = Some(now);
-        self.proxy.metrics.connect.observe((now - self.accepted).as_secs_f64());
+        self.pool_result = pool_result;
+        self.proxy.metrics.connected(pool_result, (now - self.accepted).as_secs_f64());
     }
 
     /// The endpoint that is used.
@@ -149,7 +153,7 @@ impl Drop for Outcome {
             vpce = header.and_then(|header| header.vpc_endpoint.as_deref()),
             linkid = header.and_then(|header| header.link_id),
             endpoint = self.endpoint().map(|endpoint| tracing::field::display(endpoint.address)),
-            pool = self.proxy.config.pool.as_str(),
+            pool = self.pool_result,
             connect_ms = connect,
             duration_ms = milliseconds(lifetime),
             bytes_to_upstream = self.to_upstream,
@@ -215,12 +219,13 @@ mod tests {
         Arc::new(Proxy {
             config: listeners.remove(0),
             addresses: Vec::new(),
+            pool: None,
             stall_timeout,
             splice,
             tcp,
             upstream: Arc::new(upstream),
             gate: Limits::new(1).gate("app"),
-            metrics: metrics.listener("app", "off"),
+            metrics: metrics.listener("app", &["off"]),
             unserved: Unserved::new("app", &repeats),
             drain: drain.clone(),
         })

@@ -72,7 +72,8 @@ async fn part(outcome: &Outcome, parting: Parting, reason: Reason) {
     let Parting { mut client, upstream, opening } = parting;
     if !opening.client_has_spoken() {
         drop(client);
-        outcome.proxy.upstream.take_leave(upstream, opening.greeting).await;
+        // It fails only by a panic, which the panic hook has told.
+        let _ = outcome.proxy.upstream.take_leave(upstream, opening.greeting).await;
         return;
     }
     let (code, message) = match reason {
@@ -152,9 +153,13 @@ async fn connect(
             return Err((refusal.code(), message));
         }
     }
+    if let Some(held) = proxy.pool.as_ref().and_then(|pool| pool.checkout()) {
+        outcome.connected(held.in_use, "hit");
+        return Ok(held.stream.into());
+    }
     match proxy.upstream.connect(proxy.config.protocol, told).await {
         Ok(connected) => {
-            outcome.connected(connected.in_use);
+            outcome.connected(connected.in_use, proxy.dialled());
             Ok(connected.stream.into())
         }
         Err(error) => {

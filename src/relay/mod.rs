@@ -304,7 +304,7 @@ mod tests {
     async fn a_client_that_reset_unheard_leaves_a_server_to_take_leave_of() {
         let (client, visitor) = pair().await;
         let (upstream, server) = pair().await;
-        let relayed = crate::metrics::Metrics::new().listener("test", "off").relayed;
+        let relayed = crate::metrics::Metrics::new().listener("test", &["off"]).relayed;
         let limits = Limits { idle_timeout: Duration::ZERO, retire_at: None, retire: None };
         let minute = Duration::from_secs(60);
         let deadlines = Some(Deadlines { handshake: minute, reply: minute });

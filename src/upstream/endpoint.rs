@@ -99,6 +99,13 @@ impl Endpoint {
         self.state().health.standing(self.since.elapsed())
     }
 
+    /// Whether it is in the answer and past dials speak for it.
+    pub fn takes_connections(&self) -> bool {
+        let state = self.state();
+        let standing = state.health.standing(self.since.elapsed());
+        state.vanished_at.is_none() && standing == Standing::Healthy
+    }
+
     /// One connection tries it although it was ejected. `false` when no trial is due, or another
     /// connection is at it.
     pub fn begin_trial(&self) -> bool {

@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use crate::config::{self, Tcp};
@@ -134,6 +135,11 @@ impl Upstream {
         !self.known.borrow().endpoints.is_empty()
     }
 
+    /// How its pool is filled.
+    pub fn warm(&self) -> config::Warm {
+        self.config.warm
+    }
+
     /// How long after its address has left the answer a session is closed; 0: never.
     pub fn close_vanished_after(&self) -> Duration {
         self.config.close_vanished_after
@@ -199,11 +205,10 @@ impl Upstream {
         }
     }
 
-    /// Ends a connection of [`Self::connect`] over which its server was told nothing, and waits until
-    /// it has. `said` is what has been read of the greeting already.
-    pub async fn take_leave(&self, stream: impl Into<Stream>, said: Vec<u8>) {
-        // It fails only by a panic, which the panic hook has told.
-        let _ = self.farewells.say(stream, said).await;
+    /// Ends a connection of [`Self::connect`] over which its server was told nothing; the drain waits
+    /// for it. `said` is what has been read of the greeting already.
+    pub fn take_leave(&self, stream: impl Into<Stream>, said: Vec<u8>) -> JoinHandle<()> {
+        self.farewells.say(stream, said)
     }
 
     /// The endpoints in the order to try them. Waits for the first look-up, not for later ones.

@@ -446,14 +446,13 @@ fn copy_for_all() -> TempDir {
 }
 
 /// Where it listens and where its admin endpoint is, from
-/// `tidegate: listening on ADDRESS,… -> GATEWAY (pool off), …; admin on http://ADDRESS`.
+/// `tidegate: listening on ADDRESS,… -> GATEWAY (pool MODE), …; admin on http://ADDRESS`.
 fn addresses(line: &str) -> Option<(Vec<SocketAddr>, Vec<PathBuf>, SocketAddr)> {
     let (listening, admin) = line.split_once("; admin on http://")?;
-    let forwards =
-        listening.strip_prefix("tidegate: listening on ")?.strip_suffix(" (pool off)")?;
+    let forwards = listening.strip_prefix("tidegate: listening on ")?.strip_suffix(')')?;
     let (mut listen, mut sockets) = (Vec::new(), Vec::new());
-    for forward in forwards.split(" (pool off), ") {
-        let (addresses, _gateway) = forward.split_once(" -> ")?;
+    for forward in forwards.split("), ") {
+        let (addresses, _to) = forward.split_once(" -> ")?;
         for address in addresses.split(',') {
             match address.strip_prefix("unix:") {
                 Some(path) => sockets.push(path.into()),

@@ -8,6 +8,7 @@
 pub mod bridge;
 pub mod fault;
 pub mod mariadb;
+pub mod mysql;
 pub mod namespace;
 pub mod process;
 pub mod tcp;

@@ -1,0 +1,107 @@
+//! Dials for nobody yet: one at a time, and fewer while they fail.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::debug;
+
+use super::Pool;
+use super::idle::{Idle, Place, Shard};
+use crate::config::Protocol;
+use crate::log::Chain;
+use crate::mysql::client::await_greeting;
+use crate::upstream::Connected;
+
+/// Pause after a dial that failed or was greeted with an ERR packet; doubled up to the second one.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// Time for the rest of a greeting that has begun.
+const FOR_THE_REST: Duration = Duration::from_secs(2);
+/// Expiries lie in the last fifth of the useful age, so that what was dialled together does not end
+/// together.
+const SPREAD: f64 = 0.2;
+/// The golden ratio's fraction: its multiples fill an interval evenly.
+const GOLDEN: f64 = 0.618_033_988_749_895;
+
+/// When the next dial may be.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    pause: Duration,
+    until: Option<Instant>,
+}
+
+impl Pace {
+    fn failed(&mut self) {
+        self.pause = (self.pause * 2).clamp(PAUSES.0, PAUSES.1);
+        self.until = Some(Instant::now() + spread(self.pause));
+    }
+
+    async fn wait(&self) {
+        if let Some(until) = self.until {
+            sleep_until(until).await;
+        }
+    }
+}
+
+impl Pool {
+    /// Dials whenever the `shard` has been asked and too few are held.
+    pub(super) async fn refill(&self, shard: &Shard) -> Infallible {
+        // For `warm_min`.
+        shard.wanted.notify_one();
+        loop {
+            shard.wanted.notified().await;
+            while self.lacks() {
+                let mut pace = self.pace.lock().await;
+                pace.wait().await;
+                if !self.lacks() {
+                    break;
+                }
+                let Some(place) = self.places.take(self.most, &self.metrics.idle) else { break };
+                match self.dial(place).await {
+                    Ok(idle) => {
+                        *pace = Pace::default();
+                        shard.push(idle);
+                    }
+                    Err(error) => {
+                        debug!(upstream = self.upstream.name(), error, "cannot warm a connection");
+                        pace.failed();
+                    }
+                }
+            }
+        }
+    }
+
+    fn lacks(&self) -> bool {
+        let held = usize::try_from(self.metrics.idle.get()).unwrap_or(0);
+        held < self.worth()
+    }
+
+    /// A connection that was greeted. An ERR packet in the greeting's place is not kept: a client's
+    /// own dial decides.
+    async fn dial(&self, place: Place) -> Result<Idle, String> {
+        let connected = self.upstream.connect(Protocol::Mysql, None).await;
+        let Connected { stream, in_use } = connected.map_err(|error| Chain(&error).to_string())?;
+        let greeting = timeout(FOR_THE_REST, await_greeting(&stream)).await;
+        match greeting.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok((greeting, Some(kind))) => {
+                let expires = Instant::now() + spread(self.useful_age(kind));
+                let endpoint = in_use.endpoint().clone();
+                Ok(Idle { stream, endpoint, greeting, expires, _place: place })
+            }
+            Ok((_, None)) => Err("the server refused in the place of a greeting".into()),
+            Err(error) => {
+                drop(self.upstream.take_leave(stream, Vec::new()));
+                Err(error.to_string())
+            }
+        }
+    }
+}
+
+/// A little less than `time`.
+fn spread(time: Duration) -> Duration {
+    static TURN: AtomicU32 = AtomicU32::new(0);
+    let turn = f64::from(TURN.fetch_add(1, Ordering::Relaxed));
+    time.mul_f64(1.0 - SPREAD * (turn * GOLDEN).fract())
+}
