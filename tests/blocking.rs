@@ -12,7 +12,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tidegate::demo::dns::DnsServer;
@@ -217,6 +217,31 @@ const NAME: &str = "gateway.test";
 const BRIDGE: &str = "bridge.test";
 /// Visits at a time.
 const AT_ONCE: usize = 25;
+
+#[test]
+fn a_warm_pool_under_a_load_that_comes_and_goes_does_not_block_the_host() {
+    let Some(path) = Path::new() else { return };
+    let bridge = path.bridge("pool = \"warm\"", &path.server.to_string());
+    let before = path.first_toll(&bridge);
+    let held = || bridge.metrics().sum("tidegate_pool_connections", &[]);
+    let ends = Instant::now() + full_or(Duration::from_secs(120), Duration::from_secs(6));
+    let mut left = 0;
+    while Instant::now() < ends {
+        for (_, visit) in CLIENTS {
+            path.visit(bridge.listen, AT_ONCE, visit);
+            left += AT_ONCE;
+            (0..3).for_each(|_| path.can_log_in(&bridge));
+        }
+        until("nobody has come for a while", || (held() == 0.0).then_some(()));
+    }
+    let sum = |name, labels: &[_]| bridge.metrics().sum(name, labels);
+    let used = sum("tidegate_pool_checkouts_total", &[("result", "hit")]);
+    let unused = sum("tidegate_pool_evictions_total", &[("reason", "age")]);
+    assert!(used > 0.0 && unused > 0.0, "{used} used, {unused} unused");
+    assert_eq!(unused, sum("tidegate_pool_evictions_total", &[]));
+    // Each that ended unused is a refused log-in, as is each client that left.
+    path.is_not_blocked(&bridge, "a warm pool", left + unused as usize, before);
+}
 
 /// Visits of each kind: over 1,000 in all, or 200.
 fn visits() -> usize {
