@@ -59,8 +59,10 @@ pub enum Linked {
 const ALL: &[&str] = &[""];
 /// Of those on which more than a few bytes are moved.
 const MOVED: &[&str] = &["reply", "bulk", "memory", "semantics"];
-/// Of those that keep more than one thread busy.
+/// Of those on which one thread of a proxy is busy, and a second has something to do.
 const BUSY: &[&str] = &["ping16", "ping64", "bulk4", "short"];
+/// Of those on which peers with one thread are what tidegate with its one compares with.
+const ONE: &[&str] = &["ping16", "ping64", "short"];
 /// Of those on which the server speaks first.
 const GREETED: &[&str] = &["login", "first"];
 
@@ -76,14 +78,14 @@ pub const CANDIDATES: &[Candidate] = &[
     Candidate { name: "tidegate static", program: tidegate(Linked::Static, "tcp", QUIET), axes: ALL, full_only: true },
     Candidate { name: "tidegate 2 threads", program: tidegate(Linked::Dynamic, "tcp", "--log-level warn --threads 2"), axes: BUSY, full_only: false },
     Candidate { name: "tidegate mysql", program: tidegate(Linked::Dynamic, "mysql", QUIET), axes: GREETED, full_only: false },
-    Candidate { name: "tidegate no splice", program: tidegate(Linked::Dynamic, "tcp", "--log-level warn --splice off"), axes: MOVED, full_only: false },
+    Candidate { name: "tidegate no splice", program: tidegate(Linked::Dynamic, "tcp", "--log-level warn --splice off"), axes: &["reply64k", "reply1m", "bulk", "semantics"], full_only: false },
     // One line for each connection, so only short ones can tell the difference.
     Candidate { name: "tidegate logs on", program: tidegate(Linked::Dynamic, "tcp", "--log-level info"), axes: &["short"], full_only: true },
     Candidate { name: "haproxy", program: Program::Haproxy { threads: 2, splice: false }, axes: ALL, full_only: false },
-    Candidate { name: "haproxy 1 thread", program: Program::Haproxy { threads: 1, splice: false }, axes: BUSY, full_only: false },
+    Candidate { name: "haproxy 1 thread", program: Program::Haproxy { threads: 1, splice: false }, axes: ONE, full_only: true },
     Candidate { name: "haproxy splice", program: Program::Haproxy { threads: 2, splice: true }, axes: &["ping", "reply", "bulk", "memory", "semantics"], full_only: false },
     Candidate { name: "nginx", program: Program::Nginx { workers: 2, tuned: false }, axes: ALL, full_only: false },
-    Candidate { name: "nginx 1 worker", program: Program::Nginx { workers: 1, tuned: false }, axes: BUSY, full_only: false },
+    Candidate { name: "nginx 1 worker", program: Program::Nginx { workers: 1, tuned: false }, axes: ONE, full_only: true },
     Candidate { name: "nginx 64k", program: Program::Nginx { workers: 2, tuned: true }, axes: MOVED, full_only: false },
     Candidate { name: "envoy", program: Program::Envoy, axes: ALL, full_only: false },
     Candidate { name: "socat", program: Program::Socat, axes: ALL, full_only: true },
