@@ -45,7 +45,13 @@ const WEAK: &str = "\
 - Memory is what the processes have (`Pss_Anon`), not the kernel's socket buffers, which are the same
   for all and larger.
 - The delaying relay adds the wake-ups of its own threads to its round trip, for all alike: see `direct`.
-- tidegate runs with its default of threads, half the cores; the peers have two workers each.
+- tidegate runs with its default of threads, half the cores; the peers have two workers each. Rows with
+  the other number are on the axes that keep a thread busy.
+- Bulk that nobody copies at the ends is of pages that stay in the cache: it flatters proxies that copy, and
+  splicing is all that the others do. \"Written and read\" is what programs do, with ends that are as busy
+  as the proxies.
+- A candidate meets its own connections in TIME_WAIT, of earlier rounds; the kernel uses their ports anew
+  on loopback, after a search.
 - All candidates run all the time, idle but for the one that is measured; their timers disturb it.
 - ERR, then close, is a race between the packet and the reset; a proxy that loses it seldom may pass.
 ";
