@@ -125,10 +125,10 @@ impl Report {
              [config.rs](config.rs). Who differs from its\n  kin only where bytes are moved, where the \
              server speaks first or where threads are busy has\n  rows there only.\n\
              - Ping-pong: 64 bytes each way. Replies: a request of 64 bytes.\n\
-             - Bulk: from server to client. The server sends pages of a file in memory (`sendfile`) and the \
-             client\n  has the kernel count and drop what came (`MSG_TRUNC`), so that the two cost little; \
-             \"written and\n  read\": with `write` and `read`, which copy each byte, as servers and \
-             clients do.\n\
+             - Bulk: from server to client. The server hands out the same pages again and again (`tee`, \
+             `splice`)\n  and the client has the kernel count and drop what came (`MSG_TRUNC`), so that the \
+             two cost little;\n  \"written and read\": with `write` and `read`, which copy each byte, as \
+             servers and clients do.\n\
              - Short connections: connect, 64 bytes each way, closed by the client.\n\
              - Log-ins: connect, a greeting of 78 bytes, 64 bytes back, an OK packet, closed by the \
              client.\n\
