@@ -75,7 +75,7 @@ const fn tidegate(linked: Linked, protocol: &'static str, flags: &'static str) -
 pub const CANDIDATES: &[Candidate] = &[
     Candidate { name: "direct", program: Program::None, axes: ALL, full_only: false },
     Candidate { name: "tidegate", program: tidegate(Linked::Dynamic, "tcp", QUIET), axes: ALL, full_only: false },
-    Candidate { name: "tidegate static", program: tidegate(Linked::Static, "tcp", QUIET), axes: ALL, full_only: true },
+    Candidate { name: "tidegate static", program: tidegate(Linked::Static, "tcp", QUIET), axes: &["ping", "reply", "bulk", "short", "memory", "semantics"], full_only: true },
     Candidate { name: "tidegate 2 threads", program: tidegate(Linked::Dynamic, "tcp", "--log-level warn --threads 2"), axes: BUSY, full_only: false },
     Candidate { name: "tidegate mysql", program: tidegate(Linked::Dynamic, "mysql", QUIET), axes: GREETED, full_only: false },
     Candidate { name: "tidegate no splice", program: tidegate(Linked::Dynamic, "tcp", "--log-level warn --splice off"), axes: &["reply64k", "reply1m", "bulk", "semantics"], full_only: false },
@@ -83,12 +83,12 @@ pub const CANDIDATES: &[Candidate] = &[
     Candidate { name: "tidegate logs on", program: tidegate(Linked::Dynamic, "tcp", "--log-level info"), axes: &["short"], full_only: true },
     Candidate { name: "haproxy", program: Program::Haproxy { threads: 2, splice: false }, axes: ALL, full_only: false },
     Candidate { name: "haproxy 1 thread", program: Program::Haproxy { threads: 1, splice: false }, axes: ONE, full_only: true },
-    Candidate { name: "haproxy splice", program: Program::Haproxy { threads: 2, splice: true }, axes: &["ping", "reply", "bulk", "memory", "semantics"], full_only: false },
+    Candidate { name: "haproxy splice", program: Program::Haproxy { threads: 2, splice: true }, axes: &["ping16", "reply", "bulk", "memory", "semantics"], full_only: false },
     Candidate { name: "nginx", program: Program::Nginx { workers: 2, tuned: false }, axes: ALL, full_only: false },
     Candidate { name: "nginx 1 worker", program: Program::Nginx { workers: 1, tuned: false }, axes: ONE, full_only: true },
     Candidate { name: "nginx 64k", program: Program::Nginx { workers: 2, tuned: true }, axes: MOVED, full_only: false },
     Candidate { name: "envoy", program: Program::Envoy, axes: ALL, full_only: false },
-    Candidate { name: "socat", program: Program::Socat, axes: ALL, full_only: true },
+    Candidate { name: "socat", program: Program::Socat, axes: &["ping", "reply", "bulk1", "bulk4", "short", "first", "memory", "semantics"], full_only: true },
 ];
 
 const QUIET: &str = "--log-level warn";
