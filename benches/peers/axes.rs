@@ -83,12 +83,15 @@ pub const AXES: &[Axis] = &[
     Axis { key: "bulk-copied1", title: "Bulk, written and read, 1 stream", figures: BULK, probe: bulk(1, Ends::Copy), quick: true },
     Axis { key: "bulk-copied4", title: "Bulk, written and read, 4 streams", figures: BULK, probe: bulk(4, Ends::Copy), quick: false },
     Axis { key: "short", title: "Short connections, 16 at once", figures: SHORT, probe: Probe::Load(Load::Short { at_once: 16 }, server::REPLIES), quick: true },
-    Axis { key: "login", title: "Log-ins, 16 at once", figures: SHORT, probe: log_in(16, Word::Ok, server::LOGINS), quick: true },
+    Axis { key: "login", title: "Log-ins, 16 at once", figures: SHORT, probe: log_in(16, Word::Ok, Duration::ZERO, server::LOGINS), quick: true },
     Axis { key: "first0", title: "Connect to first byte, no delay", figures: FIRST, probe: first_byte(0), quick: false },
     Axis { key: "first1", title: "Connect to first byte, 1 ms round trip", figures: FIRST, probe: first_byte(1), quick: true },
     Axis { key: "first5", title: "Connect to first byte, 5 ms round trip", figures: FIRST, probe: first_byte(2), quick: false },
     Axis { key: "memory", title: "User memory per idle connection", figures: MEMORY, probe: Probe::Memory, quick: true },
 ];
+
+/// Clients that do nothing but connect are no clients: about 200 a second.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
 const fn ask(connections: usize, reply: usize) -> Probe {
     Probe::Load(Load::Ask { connections, reply }, server::REPLIES)
@@ -98,12 +101,12 @@ const fn bulk(streams: usize, ends: Ends) -> Probe {
     Probe::Load(Load::Bulk { streams, ends }, server::REPLIES)
 }
 
-const fn log_in(at_once: usize, until: Word, address: usize) -> Probe {
-    Probe::Load(Load::LogIn { at_once, until }, address)
+const fn log_in(at_once: usize, until: Word, pause: Duration, address: usize) -> Probe {
+    Probe::Load(Load::LogIn { at_once, until, pause }, address)
 }
 
 const fn first_byte(delay: usize) -> Probe {
-    log_in(2, Word::Greeting, server::GREETINGS + delay)
+    log_in(2, Word::Greeting, FIRST_PAUSE, server::GREETINGS + delay)
 }
 
 /// How much of everything.

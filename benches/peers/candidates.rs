@@ -78,6 +78,7 @@ pub const CANDIDATES: &[Candidate] = &[
     Candidate { name: "tidegate static", program: tidegate(Linked::Static, "tcp", QUIET), axes: &["ping", "reply", "bulk", "short", "memory", "semantics"], full_only: true },
     Candidate { name: "tidegate 2 threads", program: tidegate(Linked::Dynamic, "tcp", "--log-level warn --threads 2"), axes: BUSY, full_only: false },
     Candidate { name: "tidegate mysql", program: tidegate(Linked::Dynamic, "mysql", QUIET), axes: GREETED, full_only: false },
+    Candidate { name: "tidegate warm", program: tidegate(Linked::Dynamic, "mysql", "--log-level warn --pool warm"), axes: GREETED, full_only: false },
     Candidate { name: "tidegate no splice", program: tidegate(Linked::Dynamic, "tcp", "--log-level warn --splice off"), axes: &["reply64k", "reply1m", "bulk", "semantics"], full_only: false },
     // One line for each connection, so only short ones can tell the difference.
     Candidate { name: "tidegate logs on", program: tidegate(Linked::Dynamic, "tcp", "--log-level info"), axes: &["short"], full_only: true },

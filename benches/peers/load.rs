@@ -9,7 +9,7 @@ use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::process;
 use crate::server::{ENDLESS, ENDLESS_UNCOPIED, REQUEST};
@@ -48,6 +48,8 @@ pub enum Load {
         at_once: usize,
         /// Where the time ends.
         until: Word,
+        /// How long each waits before it connects again.
+        pause: Duration,
     },
 }
 
@@ -137,8 +139,8 @@ impl Load {
             Load::Short { at_once } => {
                 (0..at_once).for_each(|_| drop(tasks.spawn(short(address, window))));
             }
-            Load::LogIn { at_once, until } => {
-                (0..at_once).for_each(|_| drop(tasks.spawn(log_in(address, until, window))));
+            Load::LogIn { at_once, until, pause } => {
+                (0..at_once).for_each(|_| drop(tasks.spawn(log_in(address, until, pause, window))));
             }
         }
         let watch = async {
@@ -245,11 +247,19 @@ async fn short(address: SocketAddr, window: Window) -> io::Result<Tally> {
     }
 }
 
-async fn log_in(address: SocketAddr, until: Word, window: Window) -> io::Result<Tally> {
+async fn log_in(
+    address: SocketAddr,
+    until: Word,
+    pause: Duration,
+    window: Window,
+) -> io::Result<Tally> {
     // More than a word: unread bytes would turn the close into a reset.
     let mut buffer = [0; 4096];
     let mut tally = Tally::new();
     loop {
+        if !pause.is_zero() {
+            sleep(pause).await;
+        }
         let before = Instant::now();
         let mut stream = connect(address).await?;
         let greeting = some(&mut stream, &mut buffer).await?;
