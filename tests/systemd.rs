@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 use support::bridge::{Bridge, Setup};
 use support::process::{command, output};
-use support::tcp::{connect, echo};
+use support::tcp::{connect, echo, is_reset};
 use support::{PATIENCE, full_or, skip, until};
 
 /// Receives what a service manager is told.
@@ -107,6 +107,16 @@ fn a_passed_socket_that_anybody_can_reach_is_refused_without_a_word() {
     let setup = Bridge::from_file(&file("127.0.0.1:0", echo())).with_socket("app", &socket);
     let said = setup.try_start().err().expect("it serves");
     assert!(said.contains("allow_any"), "{said}");
+
+    // Nor does a reload take the word back.
+    let without = file("127.0.0.1:0", echo());
+    let with = without.replace("[upstream", "allow = [\"127.0.0.9\"]\n[upstream");
+    let bridge = Bridge::from_file(&with).with_socket("app", &socket).start();
+    bridge.rewrite(&without);
+    let said = bridge.reload();
+    assert!(said.contains("cannot reload") && said.contains("any host"), "{said}");
+    let local = SocketAddr::from(([127, 0, 0, 1], socket.local_addr().unwrap().port()));
+    assert!(is_reset(&connect(local).read(&mut [0]).map(drop)), "it serves whoever is not allowed");
 }
 
 #[test]
