@@ -78,15 +78,24 @@ impl Binding {
     }
 }
 
-/// Has listeners bind what was passed under their names, whatever the file says.
-pub(super) fn bind_as_passed(listeners: &mut [ListenerConfig], passed: &[(String, SocketAddr)]) {
+/// Has listeners bind what was passed under their names, whatever the file says. That has been
+/// validated with the addresses of the file, so who may connect to these is looked at here.
+pub(super) fn bind_as_passed(
+    listeners: &mut [ListenerConfig],
+    passed: &[(String, SocketAddr)],
+) -> Result<(), BuildError> {
     for listener in listeners {
         let own = passed.iter().filter(|(name, _)| *name == listener.name);
-        let own: Vec<_> = own.map(|(_, address)| Bind::Address(*address)).collect();
+        let own: Vec<_> = own.map(|(_, address)| *address).collect();
+        if let Some(address) = own.iter().find(|address| listener.is_exposed_at(**address)) {
+            let (listener, address) = (listener.name.clone(), *address);
+            return Err(BuildError::Exposed { listener, address });
+        }
         if !own.is_empty() {
-            listener.bind = own;
+            listener.bind = own.into_iter().map(Bind::Address).collect();
         }
     }
+    Ok(())
 }
 
 /// The sockets that were passed at the start, each for the listener that asks for its address.
@@ -105,9 +114,6 @@ pub(super) fn adopt(
             warn!(name, %address, "a socket was passed that is no listener's by name or address");
             continue;
         };
-        if listener.is_exposed_at(address) {
-            return Err(BuildError::Exposed { listener: listener.name.clone(), address });
-        }
         let sockets = listener::share(&socket, threads, tcp)
             .map_err(|source| BuildError::Bind { address, source })?;
         let (listener, state) = (listener.name.clone(), State::Bound(sockets));

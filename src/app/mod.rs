@@ -106,7 +106,7 @@ impl App {
         let capacity = capacity(raise_file_limit(), config.threads);
         let token = preflight(&config)?;
         let passed: Vec<_> = inherited.iter().map(|one| (one.name.clone(), one.address)).collect();
-        bind_as_passed(&mut config.listeners, &passed);
+        bind_as_passed(&mut config.listeners, &passed)?;
         let mut adopted = adopt(inherited, &config.listeners, config.threads, &config.tcp)?;
         let bound = bind_all(&config.listeners, config.threads, &config.tcp, &mut adopted)?;
         let (admin_address, mut admin_socket) = open(config.admin, 1, &config.tcp, false)?;

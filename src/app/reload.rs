@@ -24,7 +24,7 @@ impl App {
 
     fn adopt(&mut self, mut config: Config) -> Result<(), BuildError> {
         let token = preflight(&config)?;
-        bind_as_passed(&mut config.listeners, &self.passed);
+        bind_as_passed(&mut config.listeners, &self.passed)?;
         let changes = config::changes(&self.config, &config);
         let of = |class| {
             let keys = changes.iter().filter(|(_, its)| *its == class).map(|(key, _)| *key);

@@ -75,6 +75,43 @@ async fn one_source_may_have_so_many_and_others_as_well() {
     assert!(gate.admit(&listener, Some(ONE), Some(ONE)).await.is_ok());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_source_has_no_more_in_the_queue_than_it_may_have_open() {
+    let gate = Limits::new(10).gate("app");
+    let listener = listener("max_connections = 1\nmax_connections_per_source = 1");
+    let inside = gate.admit(&listener, Some(TWO), Some(TWO)).await.unwrap();
+    let admit = || {
+        let (gate, listener) = (gate.clone(), listener.clone());
+        tokio::spawn(async move { gate.admit(&listener, Some(ONE), Some(ONE)).await })
+    };
+    let waits = admit();
+    tokio::task::yield_now().await;
+    assert_eq!(admit().await.unwrap().unwrap_err(), Refusal::Source(ONE, 1));
+    drop(inside);
+    drop(waits.await.unwrap().unwrap());
+
+    // Who waits in vain, or leaves, gives its share back.
+    let _inside = gate.admit(&listener, Some(TWO), Some(TWO)).await.unwrap();
+    assert_eq!(admit().await.unwrap().unwrap_err(), Refusal::Full(1));
+    let leaves = admit();
+    tokio::task::yield_now().await;
+    leaves.abort();
+    assert!(leaves.await.is_err());
+    assert_eq!(admit().await.unwrap().unwrap_err(), Refusal::Full(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_has_its_share_takes_nothing_of_the_rate() {
+    let gate = Limits::new(100).gate("app");
+    let listener = listener("max_connections_per_source = 1\naccept_rate = 10\nqueue = 0");
+    let _inside = gate.admit(&listener, Some(ONE), Some(ONE)).await.unwrap();
+    for _ in 0..100 {
+        let refusal = gate.admit(&listener, Some(ONE), Some(ONE)).await.unwrap_err();
+        assert_eq!(refusal, Refusal::Source(ONE, 1));
+    }
+    assert!(gate.admit(&listener, Some(TWO), Some(TWO)).await.is_ok());
+}
+
 #[tokio::test]
 async fn what_is_no_client_s_counts_for_no_source_and_can_be_denied() {
     let gate = Limits::new(10).gate("app");
