@@ -9,6 +9,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Instant;
 
+use rustix::process::Signal;
+
 use support::bridge::{Bridge, Setup};
 use support::tcp::{
     accept, connect, connect_from, echo, is_reset, listener, read_exactly, read_to_the_end,
@@ -182,6 +184,23 @@ fn without_descriptors_newcomers_are_told_1040_and_others_go_on() {
         ((&client).read_exact(&mut answer).is_ok() && answer == *HELLO).then_some(())
     });
     assert!(rejected(&bridge, "descriptors") >= 1.0);
+}
+
+#[test]
+fn whom_a_drain_finds_queued_while_descriptors_lack_is_told_so() {
+    const QUEUED: usize = 150;
+    let server = listener();
+    let setup = Bridge::to(server.local_addr().unwrap()).with_descriptors(110);
+    let flags = ["--max-connections", "1000", "--drain-timeout", "1s"];
+    let mut bridge = setup.flags(&flags).start();
+    bridge.stop();
+    let clients: Vec<TcpStream> = (0..QUEUED).map(|_| connect(bridge.listen)).collect();
+    bridge.signal(Signal::TERM);
+    bridge.signal(Signal::CONT);
+    let codes: Vec<u16> = clients.iter().map(|client| error(&read_to_the_end(client).0)).collect();
+    assert!(codes.contains(&1040), "{codes:?}");
+    assert!(codes.iter().all(|code| [1040, 1053].contains(code)), "{codes:?}");
+    assert_eq!(bridge.ends().code(), Some(0));
 }
 
 #[test]

@@ -103,6 +103,24 @@ fn a_socket_that_is_passed_is_served_by_name_or_by_address() {
 }
 
 #[test]
+fn a_passed_socket_that_a_reload_gives_up_can_be_had_back() {
+    let gateway = echo();
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let with = file(&address.to_string(), gateway);
+    let bridge = Bridge::from_file(&with).with_socket("tidegate.socket", &socket).start();
+    echoes(&connect(address));
+    bridge.rewrite(&file("127.0.0.1:0", gateway));
+    assert!(bridge.reload().contains("\"reloaded\""));
+    // The service manager still listens.
+    let waits = connect(address);
+    bridge.rewrite(&with);
+    assert!(bridge.reload().contains("\"reloaded\""));
+    echoes(&waits);
+    echoes(&connect(address));
+}
+
+#[test]
 fn a_passed_socket_that_anybody_can_reach_is_refused_without_a_word() {
     let socket = TcpListener::bind("0.0.0.0:0").unwrap();
     let setup = Bridge::from_file(&file("127.0.0.1:0", echo())).with_socket("app", &socket);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tracing::{error, info, warn};
 
-use super::bindings::{Binding, bind_all, bind_as_passed};
+use super::bindings::{Binding, adopt, bind_all, bind_as_passed};
 use super::{App, BuildError, period, preflight};
 use crate::admin::View;
 use crate::config::{self, Class, Config};
@@ -31,6 +31,7 @@ impl App {
             keys.collect::<Vec<_>>().join(" ")
         };
         config::keep_until_restart(&mut config, &self.config);
+        adopt(&self.passed, &config.listeners, config.threads, &config.tcp, &mut self.bindings)?;
         let bound = bind_all(&config.listeners, config.threads, &config.tcp, &mut self.bindings)?;
         self.log.set_level(config.log.level);
         self.limits.set_most(config.max_connections.unwrap_or(self.capacity));

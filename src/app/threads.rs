@@ -37,8 +37,10 @@ pub(super) async fn watch_over(threads: Vec<mpsc::UnboundedSender<ToThread>>) ->
         for thread in &threads {
             let (ask, answer) = oneshot::channel();
             let _ = thread.send(ToThread::Answer(ask));
-            // One that hangs keeps this from going on, and the service manager acts.
-            let _ = answer.await;
+            // One that hangs, or is gone, keeps this from going on, and the service manager acts.
+            if answer.await.is_err() {
+                return pending().await;
+            }
         }
         systemd::alive();
     }
@@ -53,6 +55,7 @@ pub(super) fn start(
     drain: &Drain,
     periods: watch::Receiver<Duration>,
     repeats: Repeats,
+    panics: mpsc::UnboundedSender<()>,
 ) -> Result<Handle, RunError> {
     let runtime =
         runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::Thread)?;
@@ -60,7 +63,7 @@ pub(super) fn start(
     let (drain, member) = (drain.clone(), drain.join());
     thread::Builder::new()
         .name(format!("tidegate-{number}"))
-        .spawn(move || runtime.block_on(carry(inbox, drain, member, periods, repeats)))
+        .spawn(move || runtime.block_on(carry(inbox, drain, member, periods, repeats, panics)))
         .map_err(RunError::Thread)?;
     Ok(handle)
 }
@@ -72,6 +75,7 @@ async fn carry(
     member: TaskTrackerToken,
     periods: watch::Receiver<Duration>,
     repeats: Repeats,
+    panics: mpsc::UnboundedSender<()>,
 ) {
     let watch = tokio::spawn(relay::look_after(drain.clone(), periods));
     let mut accepting = JoinSet::new();
@@ -93,22 +97,18 @@ async fn carry(
             },
             // After the inbox: what is queued in a socket that waits there is still served.
             () = drain.reached(Phase::Draining) => break,
-            Some(ended) = accepting.join_next() => mind_panic(ended, &drain),
+            Some(Err(_)) = accepting.join_next() => drop(panics.send(())),
         }
     }
     while let Some(ended) = accepting.join_next().await {
-        mind_panic(ended, &drain);
+        if ended.is_err() {
+            // The bridge may have ended already.
+            let _ = panics.send(());
+        }
     }
     drop(member);
     drain.reached(Phase::Closing).await;
     // Wakes the relays that are left; it ends by itself after that.
     let _ = watch.await;
     drain.empty().await;
-}
-
-fn mind_panic(ended: Result<(), tokio::task::JoinError>, drain: &Drain) {
-    if ended.is_err() {
-        error!("an accept loop panicked: draining");
-        drain.begin();
-    }
 }

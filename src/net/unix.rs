@@ -169,7 +169,7 @@ impl Drop for SocketFile {
 /// Opens `count` handles on a socket that listens at `path`.
 pub fn bind(path: &Path, count: usize, settings: &UnixSocket) -> Result<Vec<Socket>, BindError> {
     preflight(path, settings)?;
-    let _lock =
+    let lock =
         Lock::wait_for(path).map_err(|source| BindError::Lock { path: lock_path(path), source })?;
     if is_a_socket(path)? {
         if is_served(path).map_err(BindError::Unclear)? {
@@ -178,6 +178,8 @@ pub fn bind(path: &Path, count: usize, settings: &UnixSocket) -> Result<Vec<Sock
         fs::remove_file(path).map_err(BindError::Stale)?;
     }
     let (socket, file) = make(path, settings)?;
+    // It listens: from now on whoever looks finds it served.
+    drop(lock);
     let file = Arc::new(file);
     let mut sockets = Vec::new();
     for _ in 1..count {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::config;
 use crate::mysql::packet::ErrorCode;
@@ -48,7 +48,7 @@ struct Counts {
     open: usize,
     waiting: usize,
     /// Sources with connections that are open or wait.
-    sources: HashMap<IpAddr, usize>,
+    sources: HashMap<Origin, usize>,
     /// When `accept_rate` would have let the last connection in, had it come without a burst.
     rate: Option<Instant>,
 }
@@ -77,7 +77,16 @@ struct Place(Arc<Gate>);
 #[derive(Debug)]
 struct Share {
     gate: Arc<Gate>,
-    source: IpAddr,
+    source: Origin,
+}
+
+/// Where a client is: its address, and the private endpoint that it came through, if a load balancer
+/// has told, because networks behind different ones may use the same addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Origin {
+    pub address: IpAddr,
+    pub vpc_endpoint: Option<Box<str>>,
+    pub link_id: Option<u32>,
 }
 
 /// Why a connection is not let in.
@@ -178,32 +187,37 @@ impl Gate {
     /// Lets a connection in, at once or after a while in the queue. `allow` and `deny` go by its
     /// `address`, `None` over a Unix socket; `max_connections_per_source` goes by the `source` that it
     /// counts for, `None` as well where it is no client's: a load balancer's own.
-    pub async fn admit(
+    pub(super) async fn admit(
         self: &Arc<Self>,
         listener: &config::Listener,
         address: Option<IpAddr>,
-        source: Option<IpAddr>,
+        source: Option<Origin>,
     ) -> Result<Permit, Refusal> {
         if let Some(address) = address.filter(|address| !is_allowed(listener, *address)) {
             return Err(Refusal::Denied(address));
         }
         let most_per_source = listener.max_connections_per_source;
         let share = source.map(|source| self.share(source, most_per_source)).transpose()?;
+        let patience = Instant::now() + listener.queue_timeout;
         self.keep_rate(listener).await?;
-        Ok(Permit { _place: self.place(listener).await?, _share: share })
+        Ok(Permit { _place: self.place(listener, patience).await?, _share: share })
     }
 
-    fn share(self: &Arc<Self>, source: IpAddr, most: Option<usize>) -> Result<Share, Refusal> {
+    fn share(self: &Arc<Self>, source: Origin, most: Option<usize>) -> Result<Share, Refusal> {
         let mut state = self.limits.state();
         let sources = &mut state.listeners[self.listener].sources;
         if let Some(most) = most.filter(|most| sources.get(&source) >= Some(most)) {
-            return Err(Refusal::Source(source, most));
+            return Err(Refusal::Source(source.address, most));
         }
-        *sources.entry(source).or_default() += 1;
+        *sources.entry(source.clone()).or_default() += 1;
         Ok(Share { gate: self.clone(), source })
     }
 
-    async fn place(self: &Arc<Self>, listener: &config::Listener) -> Result<Place, Refusal> {
+    async fn place(
+        self: &Arc<Self>,
+        listener: &config::Listener,
+        patience: Instant,
+    ) -> Result<Place, Refusal> {
         let most = listener.max_connections;
         let (arrival, queued) = {
             let mut state = self.limits.state();
@@ -221,7 +235,7 @@ impl Gate {
             state.waiting.push_back(Waiter { number, gate: self.clone(), most, go });
             (arrival, Queued { gate: self, number: Some(number) })
         };
-        let arrived = timeout(listener.queue_timeout, arrival).await;
+        let arrived = timeout_at(patience, arrival).await;
         drop(queued);
         match arrived {
             Ok(Ok(place)) => Ok(place),
