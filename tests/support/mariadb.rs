@@ -18,8 +18,8 @@ use super::process::{Process, command, installed, succeed};
 use super::tcp::free_port;
 use super::{PATIENCE, skip, until};
 
-const USER: &str = "app";
-const PASSWORD: &str = "ebb and flow";
+pub const USER: &str = "app";
+pub const PASSWORD: &str = "ebb and flow";
 
 /// A server that is killed and whose data is removed when it is dropped.
 pub struct MariaDb {
