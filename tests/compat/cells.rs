@@ -59,13 +59,14 @@ impl Inputs {
 
 /// Runs a program direct and through `mode`.
 pub fn run(server: &Server, program: &[String], mode: &Mode, inputs: &Inputs) -> Runs {
-    let direct = run_at(server, server.port, program, inputs);
+    let tls = if mode.tls { "tls" } else { "plain" };
+    let direct = run_at(server, server.port, program, inputs, tls);
     let through = mode.start(server.address());
-    let through = run_at(server, through.port, program, inputs);
+    let through = run_at(server, through.port, program, inputs, tls);
     Runs { direct, through }
 }
 
-fn run_at(server: &Server, port: u16, program: &[String], inputs: &Inputs) -> Run {
+fn run_at(server: &Server, port: u16, program: &[String], inputs: &Inputs, tls: &str) -> Run {
     if let Err(error) = server.seed() {
         return Run { text: String::new(), end: Err(error) };
     }
@@ -74,7 +75,7 @@ fn run_at(server: &Server, port: u16, program: &[String], inputs: &Inputs) -> Ru
     let said = scratch.path().join("stderr");
     let mut command = command(&program[0]);
     command.args(&program[1..]).args([&port.to_string(), USER, PASSWORD, DATABASE]);
-    command.arg(inputs.folder.path()).current_dir(scratch.path()).stdin(Stdio::null());
+    command.arg(inputs.folder.path()).arg(tls).current_dir(scratch.path()).stdin(Stdio::null());
     command.stdout(File::create(&printed).expect("a scratch file"));
     command.stderr(File::create(&said).expect("a scratch file"));
     // A group of its own, so that a shell is ended with what it runs.

@@ -43,7 +43,7 @@ const START: &str = "start";
 const END: &str = "end";
 
 /// Numbers that differ from run to run, by what stands before them.
-const MASKED: &[&str] = &["127.0.0.1:", "localhost:", "Unknown thread id: ", "connection id: "];
+const MASKED: &[&str] = &["127.0.0.1:", "Unknown thread id: ", "(conn:", "(conn="];
 
 /// One run's output, masked.
 #[derive(Debug, Clone, PartialEq, Eq)]

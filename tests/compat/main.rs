@@ -10,7 +10,8 @@
 //! | `clients/` | the client programs, and how each is run |
 //! | `toolchain` | what the programs are built with, kept outside the repository |
 //! | `modes` | what stands between client and server |
-//! | `relay` | a relay of our own, to tamper with what passes |
+//! | `relay` | a relay of our own, to tamper with what passes, or to hear it |
+//! | `record` | what servers and clients say to each other, for other tests |
 //! | `cells` | one cell, run both ways |
 //! | `compare` | outputs, masks and verdicts; tested by `tests/compare.rs` |
 //! | `report` | the table, and the end |
@@ -21,6 +22,7 @@ mod cells;
 mod clients;
 mod compare;
 mod modes;
+mod record;
 mod relay;
 mod report;
 mod servers;
@@ -54,7 +56,7 @@ struct Arguments {
     /// Only this mode of the bridge (may be repeated).
     #[arg(long = "mode", value_name = "M")]
     modes: Vec<String>,
-    /// MariaDB and four clients, and smaller values.
+    /// MariaDB and four clients without TLS, and smaller values.
     #[arg(long)]
     fast: bool,
     /// Bytes of the large value that goes each way [default: 64000000; fast: 17000000].
@@ -63,6 +65,9 @@ struct Arguments {
     /// Keep what the programs print in this folder.
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
+    /// Write the transcripts of tests/compat/transcripts anew, and do nothing else.
+    #[arg(long)]
+    record: bool,
     /// Print the Debian packages that all this needs and that are missing, and do nothing else.
     #[arg(long)]
     missing: bool,
@@ -92,10 +97,14 @@ fn main() -> ExitCode {
         selection.missing_packages().iter().for_each(|package| println!("{package}"));
         return ExitCode::SUCCESS;
     }
+    if arguments.record {
+        return record(&selection);
+    }
     let is_ci = env::var_os("CI").is_some_and(|ci| ci == "true");
     let report = run(&arguments, &selection);
     report.print();
-    let can_fail = selection.is_planted() || notices_harm();
+    // Where nothing ran, that is a failure itself.
+    let can_fail = selection.is_planted() || report.server_that_ran().is_none_or(notices_harm);
     if report.has_failed(arguments.fast && is_ci) || !can_fail {
         return ExitCode::FAILURE;
     }
@@ -133,10 +142,23 @@ fn run(arguments: &Arguments, selection: &Selection) -> Report {
     report
 }
 
+fn record(selection: &Selection) -> ExitCode {
+    let mut all_done = true;
+    for kind in &selection.servers {
+        let done = (kind.start)().and_then(|server| record::record(kind.name, &server));
+        match &done {
+            Ok(()) => println!("recorded: {}", kind.name),
+            Err(why) => println!("not recorded: {}: {why}", kind.name),
+        }
+        all_done &= done.is_ok();
+    }
+    if all_done { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
 /// Whether harmful relays in place of the bridge make this program fail and name the section.
-fn notices_harm() -> bool {
+fn notices_harm(server: &str) -> bool {
     let mut again = Command::new(env::current_exe().expect("this program has a path"));
-    again.args(["--server", "mariadb", "--client", "mysql_async", "--value", "1000"]);
+    again.args(["--server", server, "--client", "mysql_async", "--value", "1000"]);
     for planted in PLANTED {
         again.args(["--mode", planted.name]);
     }
@@ -160,6 +182,7 @@ impl Selection {
         if arguments.fast {
             servers.retain(|server| server.fast);
             clients.retain(|client| client.fast);
+            modes.retain(|mode| mode.fast);
         }
         select("server", &mut servers, |server| server.name, &arguments.servers)?;
         select("client", &mut clients, |client| client.name, &arguments.clients)?;

@@ -10,6 +10,9 @@ use crate::support::bridge::Bridge;
 #[derive(Debug)]
 pub struct Mode {
     pub name: &'static str,
+    pub fast: bool,
+    /// Whether the clients speak TLS.
+    pub tls: bool,
     start: fn(SocketAddr) -> Through,
 }
 
@@ -20,12 +23,20 @@ pub struct Through {
 }
 
 /// All modes of the bridge.
-pub const MODES: &[Mode] = &[Mode { name: "off", start: |server| bridge(server, &[]) }];
+pub const MODES: &[Mode] = &[
+    Mode { name: "off", fast: true, tls: false, start: |server| bridge(server, &[]) },
+    Mode { name: "off tls", fast: false, tls: true, start: |server| bridge(server, &[]) },
+];
 
 /// No bridges: relays that do harm in [`PLANTED_SECTION`], to show that it is found.
 pub const PLANTED: &[Mode] = &[
-    Mode { name: "changed", start: |server| harmful(server, Onward::Pass) },
-    Mode { name: "cut", start: |server| harmful(server, Onward::Cut) },
+    Mode {
+        name: "changed",
+        fast: false,
+        tls: false,
+        start: |server| harmful(server, Onward::Pass),
+    },
+    Mode { name: "cut", fast: false, tls: false, start: |server| harmful(server, Onward::Cut) },
 ];
 pub const PLANTED_SECTION: &str = "query.text";
 /// A value that only that section has.

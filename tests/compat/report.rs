@@ -41,6 +41,12 @@ impl Report {
         self.cells.push((cell, Outcome::Ran(verdicts)));
     }
 
+    /// One with which at least one client was run.
+    pub fn server_that_ran(&self) -> Option<&'static str> {
+        let ran = self.cells.iter().find(|(_, outcome)| matches!(outcome, Outcome::Ran(_)));
+        ran.map(|(cell, _)| cell.server)
+    }
+
     /// Whether a difference was found, or nothing that counts was compared. Where everything has to
     /// run, what was skipped or fails direct is a failure too.
     pub fn has_failed(&self, everything: bool) -> bool {
@@ -74,7 +80,7 @@ impl Report {
             match outcome {
                 Outcome::Skipped(why) => println!("skipped: {name}: {why}"),
                 Outcome::Ran(verdicts) => {
-                    verdicts.iter().for_each(|(section, verdict)| explain(&name, section, verdict));
+                    explain(&name, verdicts);
                 }
             }
         }
@@ -126,12 +132,35 @@ fn print_row([server, client, mode, same, different, fails, unsupported]: [&str;
     println!("{}", row.trim_end());
 }
 
-fn explain(cell: &str, section: &str, verdict: &Verdict) {
-    match verdict {
-        Verdict::Same | Verdict::Unsupported => {}
-        Verdict::FailsDirect(reason) => println!("{cell} fails direct: {section}: {reason}"),
-        Verdict::Different { direct, through } => {
-            println!("{cell} differs: {section}\n    direct:  {direct}\n    through: {through}");
+fn explain(cell: &str, verdicts: &[(String, Verdict)]) {
+    // One line for each reason: what ends a program early fails all sections after it.
+    let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
+    for (section, verdict) in verdicts {
+        match verdict {
+            Verdict::Same | Verdict::Unsupported => {}
+            Verdict::FailsDirect(reason) => match reasons.iter_mut().find(|(r, _)| r == reason) {
+                Some((_, sections)) => sections.push(section),
+                None => reasons.push((reason, vec![section])),
+            },
+            Verdict::Different { direct, through } => {
+                let common = direct.chars().zip(through.chars()).take_while(|(a, b)| a == b);
+                let common = common.count();
+                let [direct, through] = [direct, through].map(|line| excerpt(line, common));
+                println!(
+                    "{cell} differs: {section}\n    direct:  {direct}\n    through: {through}"
+                );
+            }
         }
     }
+    for (reason, sections) in reasons {
+        println!("{cell} fails direct: {}: {}", sections.join(", "), excerpt(reason, 0));
+    }
+}
+
+/// A line from shortly before where it differs from another.
+fn excerpt(line: &str, common: usize) -> String {
+    let before = common.saturating_sub(40);
+    let shown: String = line.chars().skip(before).take(200).collect();
+    let left_out = if before > 0 { "… " } else { "" };
+    format!("{left_out}{shown}")
 }

@@ -17,7 +17,9 @@ pub struct Need {
 /// One folder of client programs, which are built together.
 #[derive(Debug)]
 pub struct Toolchain {
-    /// The folder in `tests/compat/clients`, and in the cache.
+    /// Its folder in the cache.
+    pub name: &'static str,
+    /// The folder in `tests/compat` with its sources.
     pub folder: &'static str,
     pub needs: &'static [Need],
     /// What the outcome depends on: while these files stay the same, nothing is built again.
@@ -27,25 +29,28 @@ pub struct Toolchain {
 }
 
 pub const SHELL: Toolchain = Toolchain {
-    folder: "shell",
+    name: "shell",
+    folder: "clients/shell",
     needs: &[Need { probe: "mariadb --version", package: "mariadb-client" }],
     sources: &[],
     build: "true",
 };
 
 pub const PYTHON: Toolchain = Toolchain {
-    folder: "python",
+    name: "python",
+    folder: "clients/python",
     needs: &[
         Need { probe: "python3 --version", package: "python3" },
         Need { probe: "python3 -m ensurepip --version", package: "python3-venv" },
     ],
     sources: &["requirements.txt"],
-    build: "python3 -m venv venv &&
+    build: "python3 -m venv --clear venv &&
         venv/bin/pip install --quiet --require-hashes --requirement \"$SOURCES/requirements.txt\"",
 };
 
 pub const NODE: Toolchain = Toolchain {
-    folder: "node",
+    name: "node",
+    folder: "clients/node",
     needs: &[
         Need { probe: "node --version", package: "nodejs" },
         Need { probe: "npm --version", package: "npm" },
@@ -55,24 +60,61 @@ pub const NODE: Toolchain = Toolchain {
         npm ci --silent --no-audit --no-fund",
 };
 
+pub const GO: Toolchain = Toolchain {
+    name: "go",
+    folder: "clients/go",
+    needs: &[Need { probe: "go version", package: "golang-go" }],
+    sources: &["go.mod", "go.sum", "main.go"],
+    build: "go build -C \"$SOURCES\" -o \"$PWD/client\"",
+};
+
+pub const JAVA: Toolchain = Toolchain {
+    name: "java",
+    folder: "clients/java",
+    needs: &[
+        Need { probe: "javac -version", package: "default-jdk-headless" },
+        Need { probe: "mvn --version", package: "maven" },
+    ],
+    sources: &["pom.xml", "Client.java"],
+    build:
+        "mvn -B -q -f \"$SOURCES\" dependency:copy-dependencies -DoutputDirectory=\"$PWD/jars\" &&
+        javac -d classes -cp 'jars/*' \"$SOURCES/Client.java\"",
+};
+
+pub const CARGO: Toolchain = Toolchain {
+    name: "sqlx",
+    folder: "clients/sqlx",
+    needs: &[],
+    sources: &["Cargo.toml", "Cargo.lock", "src/main.rs"],
+    build: "cargo build --locked --manifest-path \"$SOURCES/Cargo.toml\" --target-dir .",
+};
+
+/// MySQL's server, and its command-line client.
+pub const MYSQL: Toolchain = Toolchain {
+    name: "mysql",
+    folder: "mysql",
+    needs: &[Need { probe: "debootstrap --version", package: "debootstrap" }],
+    sources: &["install"],
+    build: "\"$SOURCES/install\"",
+};
+
 impl Toolchain {
     pub fn sources(&self) -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/compat/clients").join(self.folder)
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/compat").join(self.folder)
     }
 
     /// Builds what has not been built yet, and says where; or says why not.
     pub fn prepare(&self) -> Result<PathBuf, String> {
         if let Some(need) = self.needs.iter().find(|need| !need.is_met()) {
-            return Err(format!("no Debian package {}", need.package));
+            return Err(format!("not installed: {}", need.package));
         }
-        let built = cache().join(self.folder);
+        let built = cache().join(self.name);
         let stamp = built.join("built-from");
         let text = self.text();
         if fs::read_to_string(&stamp).is_ok_and(|of| of == text) {
             return Ok(built);
         }
-        println!("== preparing {}", self.folder);
-        let _ = fs::remove_dir_all(&built);
+        println!("== preparing {}", self.name);
         fs::create_dir_all(&built).map_err(|error| format!("{}: {error}", built.display()))?;
         let mut build = Command::new("sh");
         build.args(["-c", self.build]).env("SOURCES", self.sources()).current_dir(&built);
@@ -80,7 +122,7 @@ impl Toolchain {
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
             let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
-            return Err(format!("{} cannot be built: {last}", self.folder));
+            return Err(format!("{} cannot be built: {last}", self.name));
         }
         fs::write(stamp, text).map_err(|error| error.to_string())?;
         Ok(built)

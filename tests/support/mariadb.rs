@@ -326,7 +326,8 @@ fn as_server_user(setpriv: &mut Command) {
     setpriv.args(["--pdeathsig", "KILL", "--", "mariadbd"]);
 }
 
-fn greets(address: SocketAddr) -> bool {
+/// Whether a server says there that clients are welcome.
+pub fn greets(address: SocketAddr) -> bool {
     let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_secs(1)) else {
         return false;
     };

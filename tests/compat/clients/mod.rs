@@ -1,15 +1,15 @@
 //! The client programs, and how each is run.
 //!
-//! A program is given a port of 127.0.0.1, a user, a password, a database and the folder of
-//! [`Inputs`](crate::cells::Inputs). It prints every section of [`SECTIONS`](crate::compare::SECTIONS)
-//! and ends with 0.
+//! A program is given a port of 127.0.0.1, a user, a password, a database, the folder of
+//! [`Inputs`](crate::cells::Inputs), and `tls` or `plain`. It prints every section of
+//! [`SECTIONS`](crate::compare::SECTIONS) and ends with 0.
 
 pub mod mysql_async;
 
 use std::env;
 use std::path::Path;
 
-use crate::toolchain::{NODE, PYTHON, SHELL, Toolchain};
+use crate::toolchain::{CARGO, GO, JAVA, MYSQL, NODE, PYTHON, SHELL, Toolchain};
 
 /// One row of the matrix.
 #[derive(Debug)]
@@ -34,6 +34,14 @@ pub const CLIENTS: &[Client] = &[
         command: |sources, _| vec![path(sources, "client"), "mariadb".into()],
     },
     Client {
+        name: "mysql-command",
+        fast: false,
+        toolchain: Some(&MYSQL),
+        command: |sources, built| {
+            vec![path(sources, "../clients/shell/client"), path(built, "mysql")]
+        },
+    },
+    Client {
         name: "PyMySQL",
         fast: true,
         toolchain: Some(&PYTHON),
@@ -53,6 +61,54 @@ pub const CLIENTS: &[Client] = &[
             let this = env::current_exe().expect("this program has a path");
             vec![this.display().to_string(), ARGUMENT.into()]
         },
+    },
+    Client {
+        name: "mysql-connector-python",
+        fast: false,
+        toolchain: Some(&PYTHON),
+        command: |sources, built| python(sources, built, "connector_client.py"),
+    },
+    Client {
+        name: "aiomysql",
+        fast: false,
+        toolchain: Some(&PYTHON),
+        command: |sources, built| python(sources, built, "aiomysql_client.py"),
+    },
+    Client {
+        name: "SQLAlchemy",
+        fast: false,
+        toolchain: Some(&PYTHON),
+        command: |sources, built| python(sources, built, "sqlalchemy_client.py"),
+    },
+    Client {
+        name: "mariadb-node",
+        fast: false,
+        toolchain: Some(&NODE),
+        command: |sources, built| node(sources, built, "mariadb.js"),
+    },
+    Client {
+        name: "go-sql-driver",
+        fast: false,
+        toolchain: Some(&GO),
+        command: |_, built| vec![path(built, "client")],
+    },
+    Client {
+        name: "mysql-connector-j",
+        fast: false,
+        toolchain: Some(&JAVA),
+        command: |_, built| java(built, "mysql"),
+    },
+    Client {
+        name: "mariadb-connector-j",
+        fast: false,
+        toolchain: Some(&JAVA),
+        command: |_, built| java(built, "mariadb"),
+    },
+    Client {
+        name: "sqlx",
+        fast: false,
+        toolchain: Some(&CARGO),
+        command: |_, built| vec![path(built, "debug/tidegate-compat-sqlx")],
     },
 ];
 
@@ -75,6 +131,11 @@ fn python(sources: &Path, built: &Path, program: &str) -> Vec<String> {
 fn node(sources: &Path, built: &Path, program: &str) -> Vec<String> {
     let modules = format!("NODE_PATH={}", path(built, "node_modules"));
     vec!["env".into(), modules, "node".into(), path(sources, program)]
+}
+
+fn java(built: &Path, driver: &str) -> Vec<String> {
+    let classes = format!("{}:{}", path(built, "classes"), path(built, "jars/*"));
+    ["java", "-cp", &classes, "Client", driver].map(str::to_owned).to_vec()
 }
 
 fn path(folder: &Path, name: &str) -> String {

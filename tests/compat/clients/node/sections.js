@@ -6,8 +6,9 @@ const { readFileSync } = require('node:fs');
 const { join } = require('node:path');
 const { setTimeout: sleep } = require('node:timers/promises');
 
-const [port, user, password, database, files] = process.argv.slice(2);
-const place = { host: '127.0.0.1', port: Number(port), user, password, database };
+const [port, user, password, database, files, tls] = process.argv.slice(2);
+const ssl = tls === 'tls' ? { rejectUnauthorized: false } : undefined;
+const place = { host: '127.0.0.1', port: Number(port), user, password, database, ssl };
 const rowsFile = join(files, 'rows.tsv');
 
 const SESSION = 'SELECT @@character_set_client, @@character_set_results, @@collation_connection';
@@ -170,7 +171,7 @@ async function run(driver) {
   });
 
   await section('big.upload', async () => {
-    const connection = await connect({ maxAllowedPacket: 2 ** 30 });
+    const connection = await connect(driver.large);
     console.log(digest(big()));
     await show(connection, 'SELECT SHA2(?, 256) AS text_', [big()]);
     await driver.execute(connection, 'SELECT SHA2(?, 256) AS prepared', [big()]);
@@ -178,7 +179,7 @@ async function run(driver) {
   });
 
   await section('big.echo', async () => {
-    const connection = await connect({ maxAllowedPacket: 2 ** 30 });
+    const connection = await connect(driver.large);
     await show(connection, 'SELECT ? AS v', [big()]);
     await driver.execute(connection, 'SELECT ? AS v', [big()]);
     await driver.close(connection);
@@ -197,10 +198,10 @@ async function run(driver) {
   for (const how of ['text', 'prepared']) {
     await section(`types.${how}`, async () => {
       const connection = await connect();
-      for (const table of ['types', 'places']) {
-        const sql = `SELECT * FROM ${table} ORDER BY id`;
-        await (how === 'text' ? show(connection, sql) : driver.execute(connection, sql, []));
-      }
+      const select = (sql) => (how === 'text' ? show(connection, sql) : driver.execute(connection, sql, []));
+      await select('SELECT * FROM types ORDER BY id');
+      // Not every server has these types.
+      await attempt(select('SELECT * FROM places ORDER BY id'));
       await driver.close(connection);
     });
   }
@@ -334,9 +335,13 @@ async function run(driver) {
     };
     const served = await Promise.all(Array.from({ length: 40 }, (_, number) => one(number)));
     const sum = served.reduce((total, [number]) => total + number, 0);
-    console.log(`sum ${sum}, ${new Set(served.map(([, id]) => id)).size} connections`);
+    const connections = new Set(served.map(([, id]) => id)).size;
+    console.log(`sum ${sum}, at most 4 connections: ${connections <= 4}`);
     await pool.end();
   });
+
+  // A section that failed may have left connections open.
+  process.exit(0);
 }
 
 module.exports = { line, run };

@@ -5,7 +5,7 @@ from pymysql.constants import CLIENT
 from pymysql.cursors import SSCursor
 
 import dbapi
-from sections import DATABASE, PASSWORD, PORT, USER
+from sections import DATABASE, PASSWORD, PORT, TLS, USER, trusting
 
 
 class PyMySQL(dbapi.Driver):
@@ -19,6 +19,8 @@ class PyMySQL(dbapi.Driver):
             "password": PASSWORD,
             "database": DATABASE,
             "max_allowed_packet": 1 << 30,
+            "ssl": trusting() if TLS else None,
+            "ssl_disabled": not TLS,
         }
         return pymysql.connect(**{**defaults, **options})
 

@@ -2,11 +2,22 @@
 
 import hashlib
 import os
+import ssl
 import sys
 import traceback
 
 PORT = int(sys.argv[1])
-USER, PASSWORD, DATABASE, FILES = sys.argv[2:]
+USER, PASSWORD, DATABASE, FILES, TLS = sys.argv[2:]
+TLS = TLS == "tls"
+
+
+def trusting():
+    """TLS with whoever it is."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
 
 SESSION = "SELECT @@character_set_client, @@character_set_results, @@collation_connection"
 BUSY = "SELECT COUNT(*) FROM information_schema.processlist WHERE id = {} AND info LIKE 'SELECT SLEEP%'"
@@ -64,10 +75,14 @@ def digest(value):
 
 
 def line(row):
-    return " | ".join(
-        digest(value) if isinstance(value, (str, bytes)) and len(value) > 300 else repr(value)
-        for value in row
-    )
+    return " | ".join(map(brief, row))
+
+
+def brief(value):
+    if isinstance(value, (str, bytes)) and len(value) > 300:
+        return digest(value)
+    # The order of a set is not the same in every process.
+    return repr(sorted(value)) if isinstance(value, set) else repr(value)
 
 
 def slow_statement(version):
