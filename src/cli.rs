@@ -67,10 +67,18 @@ pub struct Settings {
     #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG")]
     pub config: Option<PathBuf>,
 
-    /// Address to listen on, or several [default: localhost:4000, both loopbacks].
+    /// Address to listen on, or several; unix:/path too [default: localhost:4000, both loopbacks].
     #[arg(long, value_name = "ADDR", env = "TIDEGATE_LISTEN")]
     #[arg(action = ArgAction::Append, value_delimiter = ',')]
     pub listen: Vec<String>,
+
+    /// Permission bits of the Unix socket's file, in octal [default: 0660].
+    #[arg(long, value_name = "MODE", env = "TIDEGATE_UNIX_MODE")]
+    pub unix_mode: Option<String>,
+
+    /// Owner of the Unix socket's file: user, user:group or :group [default: the process's].
+    #[arg(long, value_name = "OWNER", env = "TIDEGATE_UNIX_OWNER")]
+    pub unix_owner: Option<String>,
 
     /// What is spoken: mysql, or tcp for any other protocol [default: mysql].
     #[arg(long, value_name = "PROTOCOL", env = "TIDEGATE_PROTOCOL")]

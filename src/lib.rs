@@ -7,7 +7,7 @@
 //! | 0 | [`config`] | flags, environment, file and defaults joined into finished values |
 //! | 0 | [`metrics`], [`log`] | what the process tells of itself |
 //! | 0 | [`drain`], [`systemd`] | how it ends, and the service manager |
-//! | 1 | [`net`] | listening, dialling, socket options, PROXY headers |
+//! | 1 | [`net`] | listening (TCP and Unix), dialling, socket options, PROXY headers |
 //! | 2 | [`relay`] | the data plane: bytes between two sockets |
 //! | 3 | [`mysql`] | the wire protocol, without I/O but for its client |
 //! | 4 | [`upstream`] | a gateway's name, its addresses, a way to one of them |

@@ -5,17 +5,16 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Instant;
 
-use socket2::{Domain, Socket, Type};
-
 use support::bridge::{Bridge, Setup};
 use support::tcp::{
-    accept, connect, echo, is_reset, listener, read_exactly, read_to_the_end, try_connect,
+    accept, connect, connect_from, echo, is_reset, listener, read_exactly, read_to_the_end,
+    try_connect, try_connect_from,
 };
-use support::{PATIENCE, until, until_it};
+use support::{until, until_it};
 
 /// Begins a greeting.
 const HELLO: &[u8] = b"\x05\0\0\0hello";
@@ -81,7 +80,7 @@ fn a_source_beyond_its_share_is_told_1040_and_others_are_served() {
         told.1.contains("127.0.0.1") && told.1.contains("max_connections_per_source is 2"),
         "{told:?}"
     );
-    let _other = from([127, 0, 0, 2], bridge.listen);
+    let _other = connect_from("127.0.0.2", bridge.listen);
     let _served = accept(&server);
     assert_eq!(rejected(&bridge, "source"), 1.0);
 }
@@ -91,11 +90,9 @@ fn who_is_denied_is_told_1130_and_over_tcp_reset() {
     let server = listener();
     let text = "allow = [\"127.0.0.0/24\"]\ndeny = [\"127.0.0.9\"]";
     let bridge = Bridge::from_file(&file(text, &server)).start();
-    for (host, denied) in [([127, 0, 0, 1], false), ([127, 0, 0, 9], true), ([127, 0, 1, 1], true)]
-    {
-        let client = from(host, bridge.listen);
+    for (host, denied) in [("127.0.0.1", false), ("127.0.0.9", true), ("127.0.1.1", true)] {
+        let client = connect_from(host, bridge.listen);
         if denied {
-            let host = IpAddr::from(host);
             let told = error_of(&client);
             assert_eq!(told, (1130, format!("tidegate: host {host} is not allowed to connect")));
         } else {
@@ -106,7 +103,8 @@ fn who_is_denied_is_told_1130_and_over_tcp_reset() {
     assert_eq!(rejected(&bridge, "denied"), 2.0);
 
     let bridge = Bridge::tcp(echo()).flags(&["--deny", "127.0.0.9"]).start();
-    let end = from([127, 0, 0, 9], bridge.listen).read(&mut [0]).map(drop);
+    let client = try_connect_from("127.0.0.9", bridge.listen);
+    let end = client.and_then(|mut client| client.read(&mut [0]).map(drop));
     assert!(is_reset(&end), "{end:?}");
     assert!(answers(&connect(bridge.listen)));
 }
@@ -234,16 +232,6 @@ fn error(packet: &[u8]) -> u16 {
 
 fn rejected(bridge: &Bridge, reason: &str) -> f64 {
     bridge.metrics().sum("tidegate_connections_rejected_total", &[("reason", reason)])
-}
-
-/// A client with that address.
-fn from(host: [u8; 4], bridge: SocketAddr) -> TcpStream {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from((host, 0)).into()).unwrap();
-    socket.connect_timeout(&bridge.into(), PATIENCE).unwrap();
-    let client = TcpStream::from(socket);
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
-    client
 }
 
 fn answers(mut client: &TcpStream) -> bool {

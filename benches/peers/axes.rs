@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::candidates::{CANDIDATES, Candidate, Places, Program, Running, TIDEGATE_LOGS};
-use crate::load::{Cpu, Load, Tally, Window};
+use crate::candidates::{CANDIDATES, Candidate, Places, Program, Standing};
+use crate::load::{Cpu, Ends, Load, Tally, Window, Word};
 use crate::memory;
-use crate::server::{REQUEST, Server};
+use crate::order::Order;
+use crate::server::{self, REQUEST, Server};
 use crate::stats::{Row, Sample, Table};
 
 /// One table of the report.
@@ -27,10 +28,8 @@ pub struct Axis {
 /// How it is measured.
 #[derive(Debug, Clone, Copy)]
 pub enum Probe {
-    /// Against the server that answers.
-    Replies(Load),
-    /// Against the server that speaks first, behind the delay of that index.
-    Greetings(Load, usize),
+    /// By a load on the server's address of that index.
+    Load(Load, usize),
     /// On a candidate that is started for it.
     Memory,
 }
@@ -79,9 +78,12 @@ pub const AXES: &[Axis] = &[
     Axis { key: "reply16k", title: "Replies of 16 KiB, 1 connection", figures: REPLIES, probe: ask(1, 16 << 10), quick: false },
     Axis { key: "reply64k", title: "Replies of 64 KiB, 1 connection", figures: REPLIES, probe: ask(1, 64 << 10), quick: true },
     Axis { key: "reply1m", title: "Replies of 1 MiB, 1 connection", figures: REPLIES, probe: ask(1, 1 << 20), quick: false },
-    Axis { key: "bulk1", title: "Bulk, 1 stream", figures: BULK, probe: bulk(1), quick: true },
-    Axis { key: "bulk4", title: "Bulk, 4 streams", figures: BULK, probe: bulk(4), quick: false },
-    Axis { key: "short", title: "Short connections, 16 at once", figures: SHORT, probe: Probe::Replies(Load::Short { at_once: 16 }), quick: true },
+    Axis { key: "bulk1", title: "Bulk, 1 stream", figures: BULK, probe: bulk(1, Ends::Count), quick: true },
+    Axis { key: "bulk4", title: "Bulk, 4 streams", figures: BULK, probe: bulk(4, Ends::Count), quick: true },
+    Axis { key: "bulk-copied1", title: "Bulk, written and read, 1 stream", figures: BULK, probe: bulk(1, Ends::Copy), quick: true },
+    Axis { key: "bulk-copied4", title: "Bulk, written and read, 4 streams", figures: BULK, probe: bulk(4, Ends::Copy), quick: false },
+    Axis { key: "short", title: "Short connections, 16 at once", figures: SHORT, probe: Probe::Load(Load::Short { at_once: 16 }, server::REPLIES), quick: true },
+    Axis { key: "login", title: "Log-ins, 16 at once", figures: SHORT, probe: log_in(16, Word::Ok, server::LOGINS), quick: true },
     Axis { key: "first0", title: "Connect to first byte, no delay", figures: FIRST, probe: first_byte(0), quick: false },
     Axis { key: "first1", title: "Connect to first byte, 1 ms round trip", figures: FIRST, probe: first_byte(1), quick: true },
     Axis { key: "first5", title: "Connect to first byte, 5 ms round trip", figures: FIRST, probe: first_byte(2), quick: false },
@@ -89,15 +91,19 @@ pub const AXES: &[Axis] = &[
 ];
 
 const fn ask(connections: usize, reply: usize) -> Probe {
-    Probe::Replies(Load::Ask { connections, reply })
+    Probe::Load(Load::Ask { connections, reply }, server::REPLIES)
 }
 
-const fn bulk(streams: usize) -> Probe {
-    Probe::Replies(Load::Bulk { streams })
+const fn bulk(streams: usize, ends: Ends) -> Probe {
+    Probe::Load(Load::Bulk { streams, ends }, server::REPLIES)
+}
+
+const fn log_in(at_once: usize, until: Word, address: usize) -> Probe {
+    Probe::Load(Load::LogIn { at_once, until }, address)
 }
 
 const fn first_byte(delay: usize) -> Probe {
-    Probe::Greetings(Load::FirstByte { at_once: 2 }, delay)
+    log_in(2, Word::Greeting, server::GREETINGS + delay)
 }
 
 /// How much of everything.
@@ -153,33 +159,39 @@ impl Figure {
 impl Axis {
     /// Whether `candidate` has a row here.
     fn takes(&self, candidate: &Candidate) -> bool {
-        match self.probe {
-            Probe::Memory => candidate.program != Program::None && candidate.name != TIDEGATE_LOGS,
-            Probe::Replies(Load::Short { .. }) => true,
-            Probe::Replies(_) | Probe::Greetings(..) => candidate.name != TIDEGATE_LOGS,
-        }
+        let is_there = candidate.program != Program::None || !matches!(self.probe, Probe::Memory);
+        is_there && candidate.says_something_of(self.key)
     }
 
     /// Measures all that run, one after the other, in each round.
     pub async fn measure(
         &'static self,
-        running: &[(&'static Candidate, Running)],
+        running: &[Standing],
         server: &Server,
         places: &Places,
         extent: Extent,
+        order: &mut Order,
     ) -> Table {
-        let mut rows = Vec::new();
-        let running: Vec<_> = running.iter().filter(|(who, _)| self.takes(who)).collect();
-        for (candidate, _) in &running {
-            rows.push(Row { candidate: candidate.name, samples: Vec::new(), failures: Vec::new() });
-        }
+        let running: Vec<_> = running.iter().filter(|one| self.takes(one.candidate)).collect();
+        let row = |one: &&Standing| Row {
+            candidate: one.candidate.name,
+            samples: Vec::new(),
+            failures: Vec::new(),
+        };
+        let mut rows: Vec<Row> = running.iter().map(row).collect();
         for round in 0..extent.rounds {
-            eprintln!("{}: round {} of {}", self.key, round + 1, extent.rounds);
             // Whoever comes after a heavy one does not always come after it.
-            for turn in 0..running.len() {
-                let index = (round + turn) % running.len();
-                let (candidate, ways) = running[index];
-                match self.sample(candidate, ways, server, places, extent).await {
+            let turns = order.of(running.len());
+            let names: Vec<_> = turns.iter().map(|index| rows[*index].candidate).collect();
+            eprintln!(
+                "{}: round {} of {}: {}",
+                self.key,
+                round + 1,
+                extent.rounds,
+                names.join(", ")
+            );
+            for index in turns {
+                match self.sample(running[index], server, places, extent).await {
                     Ok(sample) => rows[index].samples.push(sample),
                     Err(error) => rows[index].failures.push(error.to_string()),
                 }
@@ -190,23 +202,23 @@ impl Axis {
 
     async fn sample(
         &self,
-        candidate: &Candidate,
-        running: &Running,
+        one: &Standing,
         server: &Server,
         places: &Places,
         extent: Extent,
     ) -> io::Result<Sample> {
         let (load, address) = match self.probe {
-            Probe::Replies(load) => (load, running.addresses[0]),
-            Probe::Greetings(load, delay) => (load, running.addresses[1 + delay]),
+            Probe::Load(load, index) => (load, one.running.addresses[index]),
             Probe::Memory => {
-                return memory::sample(candidate, server, places, extent.idle_connections).await;
+                let replies = one.behind[server::REPLIES];
+                let connections = extent.idle_connections;
+                return memory::sample(one.candidate, replies, places, connections).await;
             }
         };
         let start = Instant::now() + extent.warm_up;
         let window = Window { start, end: start + extent.window };
         let server = server.process.id();
-        let (tally, cpu) = load.run(address, window, || running.pids(), server).await?;
+        let (tally, cpu) = load.run(address, window, || one.running.pids(), server).await?;
         let seconds = extent.window.as_secs_f64();
         Ok(Sample {
             values: self.figures.iter().map(|figure| figure.of(&tally, cpu, seconds)).collect(),

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -20,6 +20,8 @@ pub struct Candidate {
     /// Its row.
     pub name: &'static str,
     pub program: Program,
+    /// Beginnings of the keys of the axes that it has a row on: where it differs from its kin.
+    axes: &'static [&'static str],
     /// Left out of quick runs.
     pub full_only: bool,
 }
@@ -31,12 +33,15 @@ pub enum Program {
     None,
     Tidegate {
         linked: Linked,
-        log_level: &'static str,
+        protocol: &'static str,
+        flags: &'static str,
     },
     Haproxy {
+        threads: usize,
         splice: bool,
     },
     Nginx {
+        workers: usize,
         tuned: bool,
     },
     Envoy,
@@ -50,38 +55,43 @@ pub enum Linked {
     Static,
 }
 
+/// Keys of all axes.
+const ALL: &[&str] = &[""];
+/// Of those on which more than a few bytes are moved.
+const MOVED: &[&str] = &["reply", "bulk", "memory", "semantics"];
+/// Of those on which one thread of a proxy is busy, and a second has something to do.
+const BUSY: &[&str] = &["ping16", "ping64", "bulk4", "short"];
+/// Of those on which peers with one thread are what tidegate with its one compares with.
+const ONE: &[&str] = &["ping16", "ping64", "short"];
+/// Of those on which the server speaks first.
+const GREETED: &[&str] = &["login", "first"];
+
+const fn tidegate(linked: Linked, protocol: &'static str, flags: &'static str) -> Program {
+    Program::Tidegate { linked, protocol, flags }
+}
+
 /// All candidates, in the order of the report.
+#[rustfmt::skip]
 pub const CANDIDATES: &[Candidate] = &[
-    Candidate { name: "direct", program: Program::None, full_only: false },
-    Candidate {
-        name: "tidegate",
-        program: Program::Tidegate { linked: Linked::Dynamic, log_level: "warn" },
-        full_only: false,
-    },
-    Candidate {
-        name: "tidegate static",
-        program: Program::Tidegate { linked: Linked::Static, log_level: "warn" },
-        full_only: true,
-    },
-    Candidate {
-        name: TIDEGATE_LOGS,
-        program: Program::Tidegate { linked: Linked::Dynamic, log_level: "info" },
-        full_only: true,
-    },
-    Candidate { name: "haproxy", program: Program::Haproxy { splice: false }, full_only: false },
-    Candidate {
-        name: "haproxy splice",
-        program: Program::Haproxy { splice: true },
-        full_only: false,
-    },
-    Candidate { name: "nginx", program: Program::Nginx { tuned: false }, full_only: false },
-    Candidate { name: "nginx 64k", program: Program::Nginx { tuned: true }, full_only: false },
-    Candidate { name: "envoy", program: Program::Envoy, full_only: false },
-    Candidate { name: "socat", program: Program::Socat, full_only: true },
+    Candidate { name: "direct", program: Program::None, axes: ALL, full_only: false },
+    Candidate { name: "tidegate", program: tidegate(Linked::Dynamic, "tcp", QUIET), axes: ALL, full_only: false },
+    Candidate { name: "tidegate static", program: tidegate(Linked::Static, "tcp", QUIET), axes: &["ping", "reply", "bulk", "short", "memory", "semantics"], full_only: true },
+    Candidate { name: "tidegate 2 threads", program: tidegate(Linked::Dynamic, "tcp", "--log-level warn --threads 2"), axes: BUSY, full_only: false },
+    Candidate { name: "tidegate mysql", program: tidegate(Linked::Dynamic, "mysql", QUIET), axes: GREETED, full_only: false },
+    Candidate { name: "tidegate no splice", program: tidegate(Linked::Dynamic, "tcp", "--log-level warn --splice off"), axes: &["reply64k", "reply1m", "bulk", "semantics"], full_only: false },
+    // One line for each connection, so only short ones can tell the difference.
+    Candidate { name: "tidegate logs on", program: tidegate(Linked::Dynamic, "tcp", "--log-level info"), axes: &["short"], full_only: true },
+    Candidate { name: "haproxy", program: Program::Haproxy { threads: 2, splice: false }, axes: ALL, full_only: false },
+    Candidate { name: "haproxy 1 thread", program: Program::Haproxy { threads: 1, splice: false }, axes: ONE, full_only: true },
+    Candidate { name: "haproxy splice", program: Program::Haproxy { threads: 2, splice: true }, axes: &["ping16", "reply", "bulk", "memory", "semantics"], full_only: false },
+    Candidate { name: "nginx", program: Program::Nginx { workers: 2, tuned: false }, axes: ALL, full_only: false },
+    Candidate { name: "nginx 1 worker", program: Program::Nginx { workers: 1, tuned: false }, axes: ONE, full_only: true },
+    Candidate { name: "nginx 64k", program: Program::Nginx { workers: 2, tuned: true }, axes: MOVED, full_only: false },
+    Candidate { name: "envoy", program: Program::Envoy, axes: ALL, full_only: false },
+    Candidate { name: "socat", program: Program::Socat, axes: &["ping", "reply", "bulk1", "bulk4", "short", "first", "memory", "semantics"], full_only: true },
 ];
 
-/// One line for each connection, so only short connections can tell the difference.
-pub const TIDEGATE_LOGS: &str = "tidegate, logs on";
+const QUIET: &str = "--log-level warn";
 
 /// Where what is not on the `PATH` lies.
 #[derive(Debug)]
@@ -90,6 +100,17 @@ pub struct Places {
     pub tidegate_static: Option<PathBuf>,
     /// Configurations and what the candidates print.
     pub scratch: PathBuf,
+}
+
+/// A candidate that has its turns.
+#[derive(Debug)]
+pub struct Standing {
+    pub candidate: &'static Candidate,
+    pub running: Running,
+    /// The addresses that it forwards to.
+    pub behind: Vec<SocketAddr>,
+    /// The last of them, of the bench itself.
+    pub ends: TcpListener,
 }
 
 /// A candidate that listens.
@@ -108,6 +129,11 @@ impl Running {
 }
 
 impl Candidate {
+    /// Whether it has a row on the axis of that key.
+    pub fn says_something_of(&self, axis: &str) -> bool {
+        self.axes.iter().any(|start| axis.starts_with(start))
+    }
+
     /// Starts it in front of `servers`, and waits until it listens.
     pub fn start(&self, servers: &[SocketAddr], places: &Places) -> io::Result<Running> {
         if self.program == Program::None {
@@ -116,7 +142,7 @@ impl Candidate {
         let addresses: Vec<SocketAddr> = free_addresses(servers.len())?;
         let ways: Vec<config::Way> =
             addresses.iter().copied().zip(servers.iter().copied()).collect();
-        let folder = places.scratch.join(self.name.replace([' ', ','], "-"));
+        let folder = places.scratch.join(self.name.replace(' ', "-"));
         fs::create_dir_all(&folder)?;
         let log = folder.join("log");
         let mut processes = Vec::new();
@@ -147,18 +173,18 @@ impl Candidate {
         let shown = file.display();
         let (text, command) = match self.program {
             Program::None => return Ok(Vec::new()),
-            Program::Tidegate { linked, log_level } => {
+            Program::Tidegate { linked, protocol, flags } => {
                 let [admin] = free_addresses(1)?[..] else { unreachable!("one was asked for") };
-                let text = config::tidegate(ways, admin);
+                let text = config::tidegate(ways, protocol, admin);
                 let binary = places.binary(linked)?.display();
-                (text, format!("{binary} run --log-level {log_level} --config {shown}"))
+                (text, format!("{binary} run {flags} --config {shown}"))
             }
-            Program::Haproxy { splice } => {
-                (config::haproxy(ways, splice), format!("haproxy -db -q -f {shown}"))
+            Program::Haproxy { threads, splice } => {
+                (config::haproxy(ways, threads, splice), format!("haproxy -db -q -f {shown}"))
             }
-            Program::Nginx { tuned } => {
+            Program::Nginx { workers, tuned } => {
                 let folder = folder.display();
-                let text = config::nginx(ways, tuned);
+                let text = config::nginx(ways, workers, tuned);
                 (text, format!("nginx -p {folder}/ -e stderr -c {shown}"))
             }
             Program::Envoy => {

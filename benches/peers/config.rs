@@ -1,4 +1,4 @@
-//! The candidates' configurations: all logs off, time-outs long, two workers for each peer.
+//! The candidates' configurations: all logs off, time-outs long.
 
 use std::net::SocketAddr;
 
@@ -10,20 +10,20 @@ pub type Way = (SocketAddr, SocketAddr);
 /// Bytes of tidegate's pipes.
 const PIPE: usize = 256 * 1024;
 
-pub fn tidegate(ways: &[Way], admin: SocketAddr) -> String {
+pub fn tidegate(ways: &[Way], protocol: &str, admin: SocketAddr) -> String {
     let mut text = format!("admin = \"{admin}\"\n");
     for (index, (bind, to)) in ways.iter().enumerate() {
         text += &format!(
-            "[[listener]]\nbind = \"{bind}\"\nupstream = \"u{index}\"\nprotocol = \"tcp\"\n\
+            "[[listener]]\nbind = \"{bind}\"\nupstream = \"u{index}\"\nprotocol = \"{protocol}\"\n\
              [upstream.u{index}]\ngateway = \"{to}\"\n"
         );
     }
     text
 }
 
-pub fn haproxy(ways: &[Way], splice: bool) -> String {
+pub fn haproxy(ways: &[Way], threads: usize, splice: bool) -> String {
     // Two descriptors for each session and each pipe have to fit into 20,000.
-    let mut text = "global\n nbthread 2\n maxconn 6000\n".to_owned();
+    let mut text = format!("global\n nbthread {threads}\n maxconn 6000\n");
     if splice {
         text += &format!(" maxpipes 1000\n tune.pipesize {PIPE}\n");
     }
@@ -37,10 +37,11 @@ pub fn haproxy(ways: &[Way], splice: bool) -> String {
     text
 }
 
-pub fn nginx(ways: &[Way], tuned: bool) -> String {
-    let mut text = "daemon off;\nworker_processes 2;\npid nginx.pid;\nerror_log stderr crit;\n\
-         events { worker_connections 16000; }\nstream {\n access_log off;\n proxy_timeout 1h;\n"
-        .to_owned();
+pub fn nginx(ways: &[Way], workers: usize, tuned: bool) -> String {
+    let mut text = format!(
+        "daemon off;\nworker_processes {workers};\npid nginx.pid;\nerror_log stderr crit;\n\
+         events {{ worker_connections 16000; }}\nstream {{\n access_log off;\n proxy_timeout 1h;\n"
+    );
     if rustix::process::geteuid().is_root() {
         text.insert_str(0, "user root;\n");
     }

@@ -5,16 +5,28 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use rustix::net::{RecvFlags, recv};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::process;
-use crate::server::{ENDLESS, REQUEST};
+use crate::server::{ENDLESS, ENDLESS_UNCOPIED, REQUEST};
 
 /// Bytes read at once.
 const CHUNK: usize = 256 * 1024;
+/// Bytes counted at once.
+const COUNTED: usize = 1 << 20;
+/// A packet that has the head of an answer to a greeting, and filling.
+const LOG_IN: [u8; REQUEST] = {
+    let mut packet = [0; REQUEST];
+    packet[0] = (REQUEST - 4) as u8;
+    packet[3] = 1;
+    // PROTOCOL_41 and SECURE_CONNECTION.
+    packet[5] = 0x82;
+    packet
+};
 /// How long a load may go on after its window until it counts as hung.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -28,11 +40,32 @@ pub enum Load {
         reply: usize,
     },
     /// Bytes from the server without end.
-    Bulk { streams: usize },
+    Bulk { streams: usize, ends: Ends },
     /// Connect, a request of 64 bytes and its reply, close.
     Short { at_once: usize },
-    /// Connect, wait for a byte, close.
-    FirstByte { at_once: usize },
+    /// Connect, wait for the greeting, log in, wait for the answer, close.
+    LogIn {
+        at_once: usize,
+        /// Where the time ends.
+        until: Word,
+    },
+}
+
+/// What the server and the load generator do with bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ends {
+    /// The one writes and the other reads them, as programs do.
+    Copy,
+    /// The one hands out the same pages again and again, the other counts and drops them in the
+    /// kernel.
+    Count,
+}
+
+/// A word of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    Greeting,
+    Ok,
 }
 
 /// What counts: after the start and before the end.
@@ -95,14 +128,17 @@ impl Load {
             Load::Ask { connections, reply } => {
                 (0..connections).for_each(|_| drop(tasks.spawn(ask(address, reply, window))));
             }
-            Load::Bulk { streams } => {
+            Load::Bulk { streams, ends: Ends::Copy } => {
                 (0..streams).for_each(|_| drop(tasks.spawn(bulk(address, window))));
+            }
+            Load::Bulk { streams, ends: Ends::Count } => {
+                (0..streams).for_each(|_| drop(tasks.spawn(bulk_uncopied(address, window))));
             }
             Load::Short { at_once } => {
                 (0..at_once).for_each(|_| drop(tasks.spawn(short(address, window))));
             }
-            Load::FirstByte { at_once } => {
-                (0..at_once).for_each(|_| drop(tasks.spawn(first_byte(address, window))));
+            Load::LogIn { at_once, until } => {
+                (0..at_once).for_each(|_| drop(tasks.spawn(log_in(address, until, window))));
             }
         }
         let watch = async {
@@ -173,6 +209,28 @@ async fn bulk(address: SocketAddr, window: Window) -> io::Result<Tally> {
     }
 }
 
+/// As [`bulk`], for bytes that nobody copies: those of the socket's queue are counted by the kernel
+/// and let go.
+async fn bulk_uncopied(address: SocketAddr, window: Window) -> io::Result<Tally> {
+    let mut stream = connect(address).await?;
+    stream.write_all(&asking_for(ENDLESS_UNCOPIED)).await?;
+    // TCP writes nothing into it; it only says how many bytes are to go.
+    let mut buffer = vec![0; COUNTED];
+    let mut tally = Tally::new();
+    let mut before = Instant::now();
+    loop {
+        let drop_bytes = || Ok(recv(&stream, &mut buffer[..], RecvFlags::TRUNC)?.1);
+        let length = stream.async_io(Interest::READABLE, drop_bytes).await?;
+        if length == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        match tally.add(window, before, length) {
+            Some(now) => before = now,
+            None => return Ok(tally),
+        }
+    }
+}
+
 async fn short(address: SocketAddr, window: Window) -> io::Result<Tally> {
     let mut buffer = [0; REQUEST];
     let mut tally = Tally::new();
@@ -187,20 +245,30 @@ async fn short(address: SocketAddr, window: Window) -> io::Result<Tally> {
     }
 }
 
-async fn first_byte(address: SocketAddr, window: Window) -> io::Result<Tally> {
-    // More than a greeting: unread bytes would turn the close into a reset.
+async fn log_in(address: SocketAddr, until: Word, window: Window) -> io::Result<Tally> {
+    // More than a word: unread bytes would turn the close into a reset.
     let mut buffer = [0; 4096];
     let mut tally = Tally::new();
     loop {
         let before = Instant::now();
         let mut stream = connect(address).await?;
-        let length = stream.read(&mut buffer).await?;
-        if length == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        if tally.add(window, before, length).is_none() {
+        let greeting = some(&mut stream, &mut buffer).await?;
+        let counted = (until == Word::Greeting).then(|| tally.add(window, before, greeting));
+        stream.write_all(&LOG_IN).await?;
+        let ok = some(&mut stream, &mut buffer).await?;
+        drop(stream);
+        let now = counted.unwrap_or_else(|| tally.add(window, before, greeting + ok));
+        if now.is_none() {
             return Ok(tally);
         }
+    }
+}
+
+/// Reads what there is.
+async fn some(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    match stream.read(buffer).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        length => Ok(length),
     }
 }
 

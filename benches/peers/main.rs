@@ -3,9 +3,10 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `candidates`, `config` | what is compared, and how each is started |
+//! | `order` | whose turn it is |
 //! | `axes` | what is measured |
 //! | `load`, `memory` | the load generator |
-//! | `server` | what is behind the candidates, a process of its own |
+//! | `server`, `endless` | what is behind the candidates, a process of its own |
 //! | `semantics` | what a connection's end becomes on the other side |
 //! | `process` | children that never outlive the bench; CPU, memory and descriptors of them |
 //! | `stats`, `targets`, `report`, `plot` | what is made of the samples |
@@ -14,8 +15,10 @@
 mod axes;
 mod candidates;
 mod config;
+mod endless;
 mod load;
 mod memory;
+mod order;
 mod plot;
 mod process;
 mod report;
@@ -27,16 +30,19 @@ mod targets;
 use std::error::Error;
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use clap::Parser;
 use socket2::SockRef;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::axes::{AXES, Extent};
-use crate::candidates::{CANDIDATES, Places, TIDEGATE_LOGS};
+use crate::candidates::{CANDIDATES, Candidate, Places, Standing};
+use crate::order::Order;
 use crate::report::Report;
+use crate::semantics::SEMANTICS;
 use crate::server::Server;
 
 /// Measures tidegate beside its peers; `benches/peers/run` starts it where nothing disturbs.
@@ -48,7 +54,7 @@ struct Arguments {
     /// Rounds of each axis [default: 5; quick: 2].
     #[arg(long)]
     rounds: Option<usize>,
-    /// Axes whose names begin so (ping, reply, bulk, short, first, memory, semantics).
+    /// Axes whose names begin so (ping, reply, bulk, short, login, first, memory, semantics).
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Candidates whose names begin so, beside direct and tidegate.
@@ -60,6 +66,12 @@ struct Arguments {
     /// The same, statically linked.
     #[arg(long)]
     tidegate_static: Option<PathBuf>,
+    /// What the binaries were built of.
+    #[arg(long, default_value = "unknown")]
+    commit: String,
+    /// Of the order of turns [default: the time].
+    #[arg(long)]
+    seed: Option<u64>,
     /// What `cargo bench` says to all benches.
     #[arg(long, hide = true)]
     bench: bool,
@@ -79,11 +91,12 @@ const FULL: Extent = Extent {
     idle_connections: 5000,
     repetitions: 20,
 };
-const SEMANTICS: &str = "semantics";
 
 fn main() -> Result<(), Box<dyn Error>> {
-    if std::env::args().nth(1).as_deref() == Some(server::ARGUMENT) {
-        return Ok(server::serve()?);
+    let mut words = std::env::args().skip(1);
+    if words.next().as_deref() == Some(server::ARGUMENT) {
+        let candidates = words.next().ok_or("for how many candidates?")?;
+        return Ok(server::serve(candidates.parse()?)?);
     }
     let arguments = Arguments::parse();
     let Some(tidegate) = arguments.tidegate.clone() else {
@@ -114,27 +127,30 @@ async fn compare(arguments: &Arguments, tidegate: PathBuf) -> Result<(), Box<dyn
     let mut extent = if arguments.quick { QUICK } else { FULL };
     extent.rounds = arguments.rounds.unwrap_or(extent.rounds).max(1);
 
-    let server = Server::start()?;
-    let ends = server::listen()?;
-    let mut servers = vec![server.replies];
-    servers.extend(&server.greetings);
-    servers.push(ends.local_addr()?);
+    let seed = arguments.seed.unwrap_or_else(|| {
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+    });
+    eprintln!("the order of turns: --seed {seed}");
+    let mut order = Order::new(seed);
 
+    let candidates = axes::candidates(&arguments.peers, arguments.quick);
+    let server = Server::start(candidates.len())?;
     let (mut running, mut versions, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
-    for candidate in axes::candidates(&arguments.peers, arguments.quick) {
+    for (candidate, addresses) in candidates.into_iter().zip(&server.addresses) {
         let started = candidate.version(&places).and_then(|version| {
-            let running = candidate.start(&servers, &places).map_err(|error| error.to_string())?;
-            Ok((version, running))
+            let started =
+                start(candidate, addresses, &places).map_err(|error| error.to_string())?;
+            Ok((version, started))
         });
         match started {
             Ok((version, started)) => {
                 versions.push((candidate.name, version));
-                running.push((candidate, started));
+                running.push(started);
             }
             Err(why) if candidate.name == "tidegate" => return Err(why.into()),
             Err(why) => {
                 eprintln!("{}: skipped ({why})", candidate.name);
-                skipped.push((candidate.name, why));
+                skipped.push((candidate, why));
             }
         }
     }
@@ -142,17 +158,14 @@ async fn compare(arguments: &Arguments, tidegate: PathBuf) -> Result<(), Box<dyn
     let mut tables = Vec::new();
     for axis in axes::chosen(AXES, |axis| axis.key, &arguments.only) {
         if axis.quick || !arguments.quick || !arguments.only.is_empty() {
-            tables.push(axis.measure(&running, &server, &places, extent).await);
+            tables.push(axis.measure(&running, &server, &places, extent, &mut order).await);
         }
     }
     let mut verdicts = Vec::new();
     if !axes::chosen(&[SEMANTICS], |key| key, &arguments.only).is_empty() {
-        for (candidate, ways) in running.iter().filter(|(who, _)| who.name != TIDEGATE_LOGS) {
-            eprintln!("{SEMANTICS}: {}", candidate.name);
-            let address = ways.addresses[servers.len() - 1];
-            let verdict =
-                semantics::judge(candidate.name, address, &ends, extent.repetitions).await;
-            verdicts.push(verdict);
+        for one in running.iter().filter(|one| one.candidate.says_something_of(SEMANTICS)) {
+            eprintln!("{SEMANTICS}: {}", one.candidate.name);
+            verdicts.push(semantics::judge(one, extent.repetitions).await);
         }
     }
 
@@ -160,20 +173,40 @@ async fn compare(arguments: &Arguments, tidegate: PathBuf) -> Result<(), Box<dyn
         && arguments.only.is_empty()
         && arguments.peers.is_empty()
         && extent.rounds >= FULL.rounds;
-    let folder = if complete {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers")
-    } else {
-        scratch
-    };
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers");
+    let folder = if complete { &sources } else { &scratch };
     let took = began.elapsed();
     let congestion_control = congestion_control(&server)?;
-    let report = Report { tables, verdicts, versions, skipped, congestion_control, extent, took };
+    let report = Report {
+        tables,
+        verdicts,
+        versions,
+        skipped,
+        congestion_control,
+        commit: arguments.commit.clone(),
+        seed,
+        extent,
+        took,
+        notes: fs::read_to_string(sources.join("NOTES.md"))?,
+    };
     let text = report.markdown("RESULTS.svg");
     println!("{text}");
     fs::write(folder.join("RESULTS.md"), text)?;
     plot::draw(&report.tables, &folder.join("RESULTS.svg"))?;
     eprintln!("written to {}, {} s", folder.display(), took.as_secs());
     Ok(())
+}
+
+/// Starts `candidate` before those addresses of the server and one of the bench itself.
+fn start(
+    candidate: &'static Candidate,
+    addresses: &[SocketAddr],
+    places: &Places,
+) -> io::Result<Standing> {
+    let ends = server::listen()?;
+    let behind = [addresses, &[ends.local_addr()?]].concat();
+    let running = candidate.start(&behind, places)?;
+    Ok(Standing { candidate, running, behind, ends })
 }
 
 /// Refuses a choice that chooses nothing.
@@ -193,7 +226,7 @@ fn known<'a>(
 
 /// What the kernel gives a connection here, by route or by default.
 fn congestion_control(server: &Server) -> io::Result<String> {
-    let stream = server::connect(server.replies)?;
+    let stream = server::connect(server.addresses[0][server::REPLIES])?;
     let name = SockRef::from(&stream).tcp_congestion()?;
     Ok(String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned())
 }

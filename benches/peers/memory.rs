@@ -1,6 +1,7 @@
 //! User memory of idle connections, on a candidate that has served nobody else.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -9,7 +10,7 @@ use tokio::time::{sleep, timeout};
 use crate::candidates::{Candidate, Places};
 use crate::load::{connect, request};
 use crate::process;
-use crate::server::{REQUEST, Server};
+use crate::server::REQUEST;
 use crate::stats::Sample;
 
 /// Connections that are opened, or have their burst, at the same time.
@@ -24,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// KiB per connection after and before the burst, and descriptors per connection.
 pub async fn sample(
     candidate: &Candidate,
-    server: &Server,
+    server: SocketAddr,
     places: &Places,
     connections: usize,
 ) -> io::Result<Sample> {
@@ -34,11 +35,11 @@ pub async fn sample(
 
 async fn sample_patiently(
     candidate: &Candidate,
-    server: &Server,
+    server: SocketAddr,
     places: &Places,
     connections: usize,
 ) -> io::Result<Sample> {
-    let running = candidate.start(&[server.replies], places)?;
+    let running = candidate.start(&[server], places)?;
     let address = running.addresses[0];
     sleep(SETTLE).await;
     let pids = running.pids();

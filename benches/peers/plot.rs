@@ -28,7 +28,7 @@ const COLUMNS: usize = 2;
 const HEAD: i32 = 50;
 const BAR: i32 = 20;
 /// Pixels for the names, and for a value behind the longest bar.
-const NAMES: i32 = 120;
+const NAMES: i32 = 140;
 const VALUES: i32 = 80;
 
 const OURS: RGBColor = RGBColor(0, 114, 178);

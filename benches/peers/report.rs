@@ -1,11 +1,11 @@
 //! The report, as Markdown.
 
 use std::fs;
-use std::process::Command;
 use std::time::Duration;
 
 use crate::axes::Extent;
-use crate::semantics::{TRIALS, Verdict};
+use crate::candidates::Candidate;
+use crate::semantics::{SEMANTICS, TRIALS, Verdict};
 use crate::stats::{Row, Sample, Summary, Table, short};
 use crate::targets;
 
@@ -17,11 +17,17 @@ pub struct Report {
     /// Names and versions of what was measured.
     pub versions: Vec<(&'static str, String)>,
     /// Names of what could not be had, and why.
-    pub skipped: Vec<(&'static str, String)>,
+    pub skipped: Vec<(&'static Candidate, String)>,
     /// Of a connection of the load generator.
     pub congestion_control: String,
+    /// What tidegate and the bench were built of.
+    pub commit: String,
+    /// Of the order of turns.
+    pub seed: u64,
     pub extent: Extent,
     pub took: Duration,
+    /// What was written by hand about the figures, as Markdown.
+    pub notes: String,
 }
 
 const WEAK: &str = "\
@@ -39,7 +45,13 @@ const WEAK: &str = "\
 - Memory is what the processes have (`Pss_Anon`), not the kernel's socket buffers, which are the same
   for all and larger.
 - The delaying relay adds the wake-ups of its own threads to its round trip, for all alike: see `direct`.
-- tidegate runs with its default of threads, half the cores; the peers have two workers each.
+- tidegate runs with its default of threads, half the cores; the peers have two workers each. Rows with
+  the other number are on the axes that keep a thread busy.
+- Bulk that nobody copies at the ends is of pages that stay in the cache: it flatters proxies that copy, and
+  splicing is all that the others do. \"Written and read\" is what programs do, with ends that are as busy
+  as the proxies.
+- A candidate meets its own connections in TIME_WAIT, of earlier rounds; the kernel uses their ports anew
+  on loopback, after a search.
 - All candidates run all the time, idle but for the one that is measured; their timers disturb it.
 - ERR, then close, is a race between the packet and the reset; a proxy that loses it seldom may pass.
 ";
@@ -48,8 +60,8 @@ impl Report {
     /// The whole text; `plot` is the file's name.
     pub fn markdown(&self, plot: &str) -> String {
         let mut text = "# tidegate and its peers\n\n\
-             Written by `benches/peers/run`; not to be edited. What the figures mean, and where the\n\
-             time goes, is in [NOTES.md](NOTES.md).\n\n"
+             Written by `benches/peers/run`; not to be edited. What the figures mean, where the time goes\n\
+             and what else was tried is under [Notes](#notes-on-the-figures), at the end.\n\n"
             .to_owned();
         text += &format!("![the main figures]({plot})\n\n");
         text += &self.machine();
@@ -68,7 +80,8 @@ impl Report {
         }
         text += &self.semantics();
         text += &self.generator();
-        text + "\n## What is weak about it\n\n" + WEAK
+        text += "\n## What is weak about it\n\n";
+        text + WEAK + "\n" + &self.notes()
     }
 
     fn machine(&self) -> String {
@@ -79,16 +92,14 @@ impl Report {
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
         let kernel = file("/proc/sys/kernel/osrelease");
         let load = file("/proc/loadavg");
-        let commit = Command::new("git").args(["describe", "--always", "--dirty"]).output();
-        let commit = commit.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
         let mut text = format!(
             "## Machine and versions\n\n- {model}, {cores} cores, Linux {}\n\
              - congestion control of all sockets: {}\n\
-             - load average at the end: {}\n- tidegate's commit: {}\n",
+             - load average at the end: {}\n- tidegate's commit, before it was built: {}\n",
             kernel.trim(),
             self.congestion_control,
             load.trim(),
-            commit.unwrap_or_default().trim(),
+            self.commit,
         );
         for (name, version) in self.versions.iter().filter(|(_, version)| !version.is_empty()) {
             text += &format!("- {name}: {version}\n");
@@ -101,23 +112,33 @@ impl Report {
         format!(
             "## Method\n\n\
              {rounds} rounds of each axis, interleaved: every candidate once, then all again, each round \
-             begun by\nanother. A load warms up for {} ms and counts for {} ms. All of it took {} s.\n\n\
+             in an\norder of its own (`--seed {}`). A load warms up for {} ms and counts for {} ms. All \
+             of it took {} s.\n\n\
              - Everything is on loopback in a network namespace of its own. Client (this program), \
-             candidate and\n  server are processes of their own; per-connection logs are off unless \
-             the row says otherwise.\n\
-             - tidegate with `protocol = \"tcp\"` and its defaults; HAProxy with `nbthread 2`, `splice`: \
+             candidate and\n  server are processes of their own, and each candidate has ports of the \
+             server to itself;\n  per-connection logs are off unless the row says otherwise.\n\
+             - tidegate with its defaults and `protocol = \"tcp\"`; `mysql`: with that protocol, which is \
+             the\n  default; `no splice`: with `--splice off`; HAProxy with `nbthread 2` or 1, `splice`: \
              with\n  `option splice-request`, `option splice-response` and tidegate's pipe size; nginx with \
-             2 workers,\n  `64k`: with `proxy_buffer_size 64k` and `proxy_half_close on`; Envoy with \
+             2 workers\n  or 1, `64k`: with `proxy_buffer_size 64k` and `proxy_half_close on`; Envoy with \
              `--concurrency 2`;\n  socat with `fork,nodelay`. The configurations are in \
-             [config.rs](config.rs).\n\
-             - Ping-pong: 64 bytes each way. Replies: a request of 64 bytes. Bulk: from server to \
-             client.\n\
+             [config.rs](config.rs). Who differs from its\n  kin only where bytes are moved, where the \
+             server speaks first or where threads are busy has\n  rows there only.\n\
+             - Ping-pong: 64 bytes each way. Replies: a request of 64 bytes.\n\
+             - Bulk: from server to client. The server hands out the same pages again and again (`tee`, \
+             `splice`)\n  and the client has the kernel count and drop what came (`MSG_TRUNC`), so that the \
+             two cost little;\n  \"written and read\": with `write` and `read`, which copy each byte, as \
+             servers and clients do.\n\
              - Short connections: connect, 64 bytes each way, closed by the client.\n\
-             - Connect to first byte: the server speaks first (80 bytes), behind a relay that waits one \
-             round\n  trip before it dials and delays bytes by half of it each way; 2 at once.\n\
+             - Log-ins: connect, a greeting of 78 bytes, 64 bytes back, an OK packet, closed by the \
+             client.\n\
+             - Connect to first byte: the same as far as the greeting, behind a relay that waits one \
+             round trip\n  before it dials and delays bytes by half of it each way; 2 at once. The log-in \
+             follows, uncounted.\n\
              - Memory: {idle_connections} connections to a candidate started for it, less what it has \
              with none, after\n  64 bytes each way and after 1 MiB on each, 500 at a time.\n\
              - Semantics: {repetitions} repetitions of each.\n\n",
+            self.seed,
             warm_up.as_millis(),
             window.as_millis(),
             self.took.as_secs(),
@@ -146,7 +167,7 @@ impl Report {
             }
             text += "\n";
         }
-        for (name, why) in &self.skipped {
+        for (name, why) in self.skipped(table.axis.key) {
             text += &format!("| {name} | skipped ({why}) |{}\n", " |".repeat(figures.len() + 1));
         }
         for row in table.rows.iter().filter(|row| !row.failures.is_empty()) {
@@ -194,11 +215,28 @@ impl Report {
             }
             text += "\n";
         }
-        for (name, why) in &self.skipped {
+        for (name, why) in self.skipped(SEMANTICS) {
             text += &format!("| {name} | skipped ({why}) |{}\n", " |".repeat(TRIALS.len() - 1));
         }
         if !faults.is_empty() {
             text += &format!("\nWhat went wrong:\n\n{faults}");
+        }
+        text
+    }
+
+    /// Names of those that would have a row on that axis, and why they have none.
+    fn skipped(&self, axis: &str) -> impl Iterator<Item = (&str, &str)> {
+        let here = move |(one, _): &&(&Candidate, String)| one.says_something_of(axis);
+        self.skipped.iter().filter(here).map(|(one, why)| (one.name, why.as_str()))
+    }
+
+    /// [`Report::notes`] as a part of this text.
+    fn notes(&self) -> String {
+        let mut text = String::new();
+        for line in self.notes.lines() {
+            // One level below the title of the whole.
+            let deeper = if line.starts_with('#') { "#" } else { "" };
+            text += &format!("{deeper}{line}\n");
         }
         text
     }

@@ -9,8 +9,11 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
+use crate::candidates::Standing;
 use crate::server::{connect, sleep};
 
+/// For `--only`, as the keys of the axes.
+pub const SEMANTICS: &str = "semantics";
 /// How long a side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Bytes of the long reply.
@@ -73,13 +76,9 @@ pub struct Verdict {
     pub trials: Vec<(usize, BTreeMap<String, usize>)>,
 }
 
-/// Tries a candidate that listens at `address` and forwards to `listener`.
-pub async fn judge(
-    candidate: &'static str,
-    address: SocketAddr,
-    listener: &TcpListener,
-    repetitions: usize,
-) -> Verdict {
+/// Tries a candidate on its way to the bench itself.
+pub async fn judge(one: &Standing, repetitions: usize) -> Verdict {
+    let (address, listener) = (*one.running.addresses.last().expect("all have a way"), &one.ends);
     let mut trials = Vec::new();
     for trial in TRIALS {
         let (mut well, mut faults) = (0, BTreeMap::new());
@@ -93,7 +92,7 @@ pub async fn judge(
         }
         trials.push((well, faults));
     }
-    Verdict { candidate, trials }
+    Verdict { candidate: one.candidate.name, trials }
 }
 
 /// A client's socket and the server's socket that it is carried to.

@@ -5,7 +5,6 @@ mod status;
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +16,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
@@ -25,8 +23,10 @@ use tracing::{debug, info};
 
 use crate::drain::{Drain, Phase};
 use crate::metrics::Metrics;
+use crate::net::address::Peer;
 use crate::net::listener::{Accepted, Listener};
 use crate::net::proxy_protocol;
+use crate::net::stream::Stream;
 use crate::proxy::Proxy;
 use crate::upstream::Upstream;
 use health::Health;
@@ -103,7 +103,7 @@ impl Admin {
         }
     }
 
-    async fn answer(&self, request: &Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: &Request<Incoming>, peer: Peer) -> Response<Full<Bytes>> {
         let get = [Method::GET, Method::HEAD];
         let allowed: &[Method] = match request.uri().path() {
             "/livez" | "/readyz" | "/startupz" | "/healthz/deep" | "/metrics" | "/status"
@@ -142,10 +142,9 @@ impl Admin {
     }
 
     fn status(&self) -> status::Status {
-        let view = self.view();
         let runtimes = self.parts.runtimes.iter();
         let tasks = runtimes.map(|runtime| runtime.metrics().num_alive_tasks()).sum();
-        status::Status::of(&self.parts.drain, &view.proxies, &view.upstreams, tasks)
+        status::Status::of(&self.view(), &self.parts.drain, tasks)
     }
 
     fn view(&self) -> Arc<View> {
@@ -166,7 +165,7 @@ impl Admin {
     }
 
     /// Changes state: from this host, or with the token.
-    fn drain(&self, request: &Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
+    fn drain(&self, request: &Request<Incoming>, peer: Peer) -> Response<Full<Bytes>> {
         let given = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
         let known = self.view().token.as_ref().map(|token| format!("Bearer {token}"));
         let authorized = match (given, &known) {
@@ -177,8 +176,7 @@ impl Admin {
         if request.headers().contains_key(ORIGIN) {
             return reply(StatusCode::FORBIDDEN, TEXT, "not from a web page\n");
         }
-        // `::ffff:127.0.0.1` does not come up: an IPv6 socket here is IPv6 only.
-        if !peer.ip().is_loopback() && !authorized {
+        if !peer.is_local() && !authorized {
             let text = "from another host this needs the bearer token of admin_token_file\n";
             return reply(StatusCode::FORBIDDEN, TEXT, text);
         }
@@ -191,7 +189,7 @@ impl Admin {
     }
 }
 
-async fn connection(admin: Arc<Admin>, mut stream: TcpStream, peer: SocketAddr) {
+async fn connection(admin: Arc<Admin>, mut stream: Stream, peer: Peer) {
     // AWS: a target group that is sent PROXY headers has them in its health checks as well, whatever
     // their port. `peer` stays the real one, so nobody gains by sending a header.
     if let Err(error) = proxy_protocol::skip(&mut stream, HEAD_TIMEOUT).await {

@@ -1,15 +1,14 @@
 //! The state at one moment, as JSON for programs and as a page for people.
 
 use std::fmt::{Display, Write};
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
+use super::View;
 use crate::drain::Drain;
 use crate::log::Bytes;
-use crate::proxy::{self, Proxy};
-use crate::upstream::{self, Upstream};
+use crate::{proxy, upstream};
 
 /// Everything that `/status.json` and `/status` show.
 #[derive(Debug, Serialize)]
@@ -24,19 +23,14 @@ pub(super) struct Status {
 }
 
 impl Status {
-    pub fn of(
-        drain: &Drain,
-        proxies: &[Arc<Proxy>],
-        upstreams: &[Arc<Upstream>],
-        tasks: usize,
-    ) -> Self {
+    pub fn of(view: &View, drain: &Drain, tasks: usize) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
             tasks,
             phase: drain.phase().as_str(),
-            listeners: proxies.iter().map(|proxy| proxy.snapshot()).collect(),
-            upstreams: upstreams.iter().map(|upstream| upstream.snapshot()).collect(),
+            listeners: view.proxies.iter().map(|proxy| proxy.snapshot()).collect(),
+            upstreams: view.upstreams.iter().map(|upstream| upstream.snapshot()).collect(),
         }
     }
 

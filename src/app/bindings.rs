@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
@@ -11,14 +12,16 @@ use tracing::warn;
 use super::BuildError;
 use super::threads::ToThread;
 use crate::config::{Bind, Listener as ListenerConfig, Tcp};
-use crate::net::listener;
+use crate::net::address::Address;
+use crate::net::listener::{self, Socket};
+use crate::net::unix;
 use crate::proxy::Proxy;
 use crate::systemd::Inherited;
 
 /// A listening socket for a data thread, and the proxy that its connections belong to at the time.
 #[derive(Debug)]
 pub(super) struct Opened {
-    pub socket: std::net::TcpListener,
+    pub socket: Socket,
     /// Whether the service manager holds it as well.
     pub shared: bool,
     pub proxies: watch::Receiver<Arc<Proxy>>,
@@ -28,10 +31,11 @@ pub(super) struct Opened {
 /// been accepted.
 #[derive(Debug)]
 pub(super) struct Binding {
+    /// The listener that it serves, or was opened for.
     listener: String,
     /// As the configuration has it; the port may be 0.
-    asked: SocketAddr,
-    address: SocketAddr,
+    asked: Address,
+    address: Address,
     shared: bool,
     state: State,
 }
@@ -39,18 +43,26 @@ pub(super) struct Binding {
 #[derive(Debug)]
 enum State {
     /// Nobody accepts yet: one socket for each data thread.
-    Bound(Vec<std::net::TcpListener>),
+    Bound(Vec<Socket>),
     Serving(watch::Sender<Arc<Proxy>>),
 }
 
 impl Binding {
     /// What was bound.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    fn port(&self) -> Option<u16> {
+        match &self.address {
+            Address::Tcp(address) => Some(address.port()),
+            Address::Unix(_) => None,
+        }
     }
 
     /// From now on its connections belong to `proxy`.
     pub fn serve(&mut self, proxy: Arc<Proxy>, threads: &[mpsc::UnboundedSender<ToThread>]) {
+        self.listener.clone_from(&proxy.config.name);
         match &mut self.state {
             State::Serving(proxies) => drop(proxies.send_replace(proxy)),
             State::Bound(sockets) => {
@@ -66,15 +78,24 @@ impl Binding {
     }
 }
 
-/// Has listeners bind what was passed under their names, whatever the file says.
-pub(super) fn bind_as_passed(listeners: &mut [ListenerConfig], passed: &[(String, SocketAddr)]) {
+/// Has listeners bind what was passed under their names, whatever the file says. That has been
+/// validated with the addresses of the file, so who may connect to these is looked at here.
+pub(super) fn bind_as_passed(
+    listeners: &mut [ListenerConfig],
+    passed: &[(String, SocketAddr)],
+) -> Result<(), BuildError> {
     for listener in listeners {
         let own = passed.iter().filter(|(name, _)| *name == listener.name);
-        let own: Vec<_> = own.map(|(_, address)| Bind::Address(*address)).collect();
+        let own: Vec<_> = own.map(|(_, address)| *address).collect();
+        if let Some(address) = own.iter().find(|address| listener.is_exposed_at(**address)) {
+            let (listener, address) = (listener.name.clone(), *address);
+            return Err(BuildError::Exposed { listener, address });
+        }
         if !own.is_empty() {
-            listener.bind = own;
+            listener.bind = own.into_iter().map(Bind::Address).collect();
         }
     }
+    Ok(())
 }
 
 /// The sockets that were passed at the start, each for the listener that asks for its address.
@@ -93,13 +114,11 @@ pub(super) fn adopt(
             warn!(name, %address, "a socket was passed that is no listener's by name or address");
             continue;
         };
-        if !address.ip().is_loopback() && !listener.allow_any && listener.allow.is_empty() {
-            return Err(BuildError::Exposed { listener: listener.name.clone(), address });
-        }
         let sockets = listener::share(&socket, threads, tcp)
             .map_err(|source| BuildError::Bind { address, source })?;
         let (listener, state) = (listener.name.clone(), State::Bound(sockets));
-        adopted.push(Binding { listener, asked: address, address, shared: true, state });
+        let (asked, address) = (Address::Tcp(address), Address::Tcp(address));
+        adopted.push(Binding { listener, asked, address, shared: true, state });
     }
     Ok(adopted)
 }
@@ -114,59 +133,80 @@ pub(super) fn bind_all(
 ) -> Result<Vec<Vec<Binding>>, BuildError> {
     let mut bound: Vec<Vec<Binding>> = Vec::new();
     for listener in listeners {
-        let held: Vec<SocketAddr> =
-            old.iter().chain(bound.iter().flatten()).map(Binding::address).collect();
-        match bind(listener, threads, tcp, old, &held) {
-            Ok(own) => bound.push(own),
-            Err((error, own)) => {
-                let all = bound.into_iter().flatten().chain(own);
-                old.extend(all.filter(|one| matches!(one.state, State::Serving(_))));
-                return Err(error);
-            }
+        let held: Vec<u16> =
+            old.iter().chain(bound.iter().flatten()).filter_map(Binding::port).collect();
+        let mut own = Vec::new();
+        let result = bind(listener, threads, tcp, old, &held, &mut own);
+        bound.push(own);
+        if let Err(error) = result {
+            let all = bound.into_iter().flatten();
+            old.extend(all.filter(|one| matches!(one.state, State::Serving(_))));
+            return Err(error);
         }
     }
     Ok(bound)
 }
 
-/// The addresses of one listener. Of `localhost` the IPv6 half may be missing; with port 0 it gets
+/// The addresses of one listener, as far as they can be had, into `own`. Of `localhost` the IPv6 half may be missing; with port 0 it gets
 /// the port of the first half.
 fn bind(
     listener: &ListenerConfig,
     threads: usize,
     tcp: &Tcp,
     old: &mut Vec<Binding>,
-    held: &[SocketAddr],
-) -> Result<Vec<Binding>, (BuildError, Vec<Binding>)> {
-    let mut own: Vec<Binding> = Vec::new();
+    held: &[u16],
+    own: &mut Vec<Binding>,
+) -> Result<(), BuildError> {
     for name in &listener.bind {
+        if let Bind::Unix(path) = name {
+            own.push(bind_path(path, listener, threads, old)?);
+        }
         let mut port = None;
         for asked in name.addresses() {
             let is_it = |one: &Binding| {
                 // Any port is a port of its own for each listener.
-                one.asked == asked && (asked.port() != 0 || one.listener == listener.name)
+                one.asked == Address::Tcp(asked)
+                    && (asked.port() != 0 || one.listener == listener.name)
             };
             if let Some(at) = old.iter().position(is_it) {
-                let found = Binding { listener: listener.name.clone(), ..old.swap_remove(at) };
-                port = Some(found.address.port());
+                let found = old.swap_remove(at);
+                port = found.port();
                 own.push(found);
                 continue;
             }
             let address = SocketAddr::new(asked.ip(), port.unwrap_or(asked.port()));
-            let beside_own =
-                address.port() != 0 && held.iter().any(|held| held.port() == address.port());
+            let beside_own = address.port() != 0 && held.contains(&address.port());
             match open(address, threads, tcp, beside_own) {
                 Ok((address, sockets)) => {
                     port = Some(address.port());
                     let state = State::Bound(sockets);
                     let listener = listener.name.clone();
+                    let (asked, address) = (Address::Tcp(asked), Address::Tcp(address));
                     own.push(Binding { listener, asked, address, shared: false, state });
                 }
                 Err(BuildError::Bind { source, .. }) if port.is_some() && no_ipv6(&source) => {}
-                Err(error) => return Err((error, own)),
+                Err(error) => return Err(error),
             }
         }
     }
-    Ok(own)
+    Ok(())
+}
+
+/// A Unix socket goes by its path: its mode and its owner are those it was made with.
+fn bind_path(
+    path: &Path,
+    listener: &ListenerConfig,
+    threads: usize,
+    old: &mut Vec<Binding>,
+) -> Result<Binding, BuildError> {
+    let address = Address::Unix(path.to_owned());
+    if let Some(at) = old.iter().position(|one| one.asked == address) {
+        return Ok(old.swap_remove(at));
+    }
+    let sockets = unix::bind(path, threads, &listener.unix)
+        .map_err(|source| BuildError::Unix { path: path.to_owned(), source })?;
+    let (listener, state) = (listener.name.clone(), State::Bound(sockets));
+    Ok(Binding { listener, asked: address.clone(), address, shared: false, state })
 }
 
 /// Binds `count` sockets together; also tells the port that was found for port 0.
@@ -175,11 +215,9 @@ pub(super) fn open(
     count: usize,
     tcp: &Tcp,
     beside_own: bool,
-) -> Result<(SocketAddr, Vec<std::net::TcpListener>), BuildError> {
-    let wrong = |source| BuildError::Bind { address, source };
-    let sockets = listener::bind(address, count, tcp, beside_own).map_err(wrong)?;
-    let bound = sockets[0].local_addr().map_err(wrong)?;
-    Ok((bound, sockets))
+) -> Result<(SocketAddr, Vec<Socket>), BuildError> {
+    listener::bind(address, count, tcp, beside_own)
+        .map_err(|source| BuildError::Bind { address, source })
 }
 
 fn no_ipv6(error: &io::Error) -> bool {

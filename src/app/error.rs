@@ -2,10 +2,12 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use thiserror::Error;
 
 use crate::config::TokenError;
+use crate::net::unix;
 
 /// Why a bridge cannot start.
 #[derive(Debug, Error)]
@@ -17,6 +19,14 @@ pub enum BuildError {
         address: SocketAddr,
         /// What the kernel said.
         source: io::Error,
+    },
+    /// A Unix socket cannot be listened on.
+    #[error("cannot listen on unix:{}", path.display())]
+    Unix {
+        /// Its path.
+        path: PathBuf,
+        /// What stands in the way.
+        source: unix::BindError,
     },
     /// A socket was passed that other hosts can reach, and nobody has said who may connect.
     #[error(
@@ -46,6 +56,7 @@ impl BuildError {
     pub fn hint(&self) -> Option<&'static str> {
         let source = match self {
             Self::Bind { source, .. } => source,
+            Self::Unix { source, .. } => return source.hint(),
             Self::CongestionControl { .. } => {
                 return Some("see net.ipv4.tcp_allowed_congestion_control, or set system");
             }

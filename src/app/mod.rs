@@ -25,11 +25,12 @@ use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
 use crate::admin::{Admin, DeepCheck, Parts, View};
-use crate::config::{Config, Protocol, read_token};
+use crate::config::{Bind, Config, Protocol, read_token};
 use crate::drain::{Drain, Phase};
 use crate::metrics::Metrics;
-use crate::net::listener::Listener;
-use crate::net::socket;
+use crate::net::address::Address;
+use crate::net::listener::{Listener, Socket};
+use crate::net::{socket, unix};
 use crate::proxy::{Limits, Proxy};
 use crate::systemd::{self, Inherited};
 use crate::upstream::Upstream;
@@ -58,7 +59,8 @@ pub struct App {
     limits: Arc<Limits>,
     /// Connections that there are descriptors for.
     capacity: usize,
-    admin_socket: std::net::TcpListener,
+    /// Until it runs.
+    admin_socket: Option<Socket>,
     admin_address: SocketAddr,
     /// Names and addresses of sockets that the service manager passed.
     passed: Vec<(String, SocketAddr)>,
@@ -81,6 +83,14 @@ pub fn preflight(config: &Config) -> Result<Option<String>, BuildError> {
         socket::try_congestion_control(name)
             .map_err(|source| BuildError::CongestionControl { name: name.clone(), source })?;
     }
+    for listener in &config.listeners {
+        for bind in &listener.bind {
+            if let Bind::Unix(path) = bind {
+                unix::preflight(path, &listener.unix)
+                    .map_err(|source| BuildError::Unix { path: path.clone(), source })?;
+            }
+        }
+    }
     Ok(config.admin_token_file.as_deref().map(read_token).transpose()?)
 }
 
@@ -96,7 +106,7 @@ impl App {
         let capacity = capacity(raise_file_limit(), config.threads);
         let token = preflight(&config)?;
         let passed: Vec<_> = inherited.iter().map(|one| (one.name.clone(), one.address)).collect();
-        bind_as_passed(&mut config.listeners, &passed);
+        bind_as_passed(&mut config.listeners, &passed)?;
         let mut adopted = adopt(inherited, &config.listeners, config.threads, &config.tcp)?;
         let bound = bind_all(&config.listeners, config.threads, &config.tcp, &mut adopted)?;
         let (admin_address, mut admin_socket) = open(config.admin, 1, &config.tcp, false)?;
@@ -107,7 +117,7 @@ impl App {
             metrics: Arc::new(Metrics::new()),
             limits: Limits::new(config.max_connections.unwrap_or(capacity)),
             capacity,
-            admin_socket: admin_socket.remove(0),
+            admin_socket: admin_socket.pop(),
             admin_address,
             passed,
             view: watch::Sender::default(),
@@ -124,8 +134,8 @@ impl App {
     }
 
     /// The addresses that were bound, in the order of the configuration.
-    pub fn listening(&self) -> Vec<SocketAddr> {
-        self.bindings.iter().map(Binding::address).collect()
+    pub fn listening(&self) -> Vec<Address> {
+        self.bindings.iter().map(|one| one.address().clone()).collect()
     }
 
     /// Where the admin endpoint is.
@@ -161,14 +171,14 @@ impl App {
             view: self.view.subscribe(),
             deep_check: Box::new(deep_check),
         });
-        let admin_socket = self.admin_socket.try_clone().map_err(RunError::Socket)?;
-        let admin_socket =
-            Listener::new("admin", admin_socket, &self.config.tcp, false, self.log.repeats())
-                .map_err(RunError::Socket)?;
-        let mut control = JoinSet::new();
         let repeats = self.log.repeats().clone();
+        let mut control = JoinSet::new();
+        if let Some(socket) = self.admin_socket.take() {
+            let listener = Listener::new("admin", socket, &self.config.tcp, false, &repeats)
+                .map_err(RunError::Socket)?;
+            control.spawn(admin.serve(listener));
+        }
         control.spawn(async move { repeats.keep_telling().await });
-        control.spawn(admin.serve(admin_socket));
         self.resolve();
         info!(max_connections = self.config.max_connections.unwrap_or(self.capacity), "serving");
         systemd::ready(&self.ready_line());

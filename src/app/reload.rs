@@ -24,16 +24,13 @@ impl App {
 
     fn adopt(&mut self, mut config: Config) -> Result<(), BuildError> {
         let token = preflight(&config)?;
-        bind_as_passed(&mut config.listeners, &self.passed);
+        bind_as_passed(&mut config.listeners, &self.passed)?;
         let changes = config::changes(&self.config, &config);
         let of = |class| {
             let keys = changes.iter().filter(|(_, its)| *its == class).map(|(key, _)| *key);
             keys.collect::<Vec<_>>().join(" ")
         };
-        // What holds until the next start holds as it was.
-        config.admin = self.config.admin;
-        config.threads = self.config.threads;
-        config.log.format = self.config.log.format;
+        config::keep_until_restart(&mut config, &self.config);
         let bound = bind_all(&config.listeners, config.threads, &config.tcp, &mut self.bindings)?;
         self.log.set_level(config.log.level);
         self.limits.set_most(config.max_connections.unwrap_or(self.capacity));
@@ -62,7 +59,7 @@ impl App {
                 .expect("validation has checked that the upstream exists");
             let proxy = Arc::new(Proxy {
                 config: listener.clone(),
-                addresses: own.iter().map(Binding::address).collect(),
+                addresses: own.iter().map(|one| one.address().clone()).collect(),
                 stall_timeout: self.config.stall_timeout,
                 splice: self.config.splice,
                 tcp: self.config.tcp.clone(),

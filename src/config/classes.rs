@@ -36,6 +36,8 @@ const CLASSES: &[(&str, Class)] = &[
     ("log_format", Restart),
     ("log_level", Live),
     ("bind", Live),
+    ("unix_mode", Restart),
+    ("unix_owner", Restart),
     ("name", Live),
     ("upstream", NewSessions),
     ("pool", NewSessions),
@@ -91,6 +93,14 @@ pub fn changes(old: &Config, new: &Config) -> Vec<(&'static str, Class)> {
         })
     };
     CLASSES.iter().filter(|(key, _)| differs(key)).copied().collect()
+}
+
+/// Puts back what holds until the next start. A Unix socket's file needs nothing: it stays as it was
+/// made.
+pub fn keep_until_restart(new: &mut Config, old: &Config) {
+    new.admin = old.admin;
+    new.threads = old.threads;
+    new.log.format = old.log.format;
 }
 
 /// The tables of the file with the names of their sections.

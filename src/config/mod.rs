@@ -10,6 +10,7 @@ mod error;
 mod file;
 mod keys;
 mod parsers;
+mod unix;
 mod validate;
 #[cfg(test)]
 mod validate_tests;
@@ -26,9 +27,10 @@ use serde::{Serialize, Serializer};
 use tracing::level_filters::LevelFilter;
 
 pub use access::{Access, TokenError, read_token};
-pub use classes::{Class, changes};
+pub use classes::{Class, changes, keep_until_restart};
 pub use error::ConfigError;
 pub use file::{Overrides, Raw, Source, check_variables};
+pub use unix::{Mode, Owner, UnixSocket};
 pub use value::{Bind, Gateway, is_public};
 
 /// Everything a bridge runs on. `Serialize` writes it in the shape of the file.
@@ -129,6 +131,9 @@ pub struct Listener {
     pub name: String,
     /// Addresses, at least one.
     pub bind: Vec<Bind>,
+    /// The files of the Unix sockets among them.
+    #[serde(flatten)]
+    pub unix: UnixSocket,
     /// The name of one of [`Config::upstreams`].
     pub upstream: String,
     /// What the client is lent.
@@ -172,6 +177,14 @@ pub struct Listener {
     /// Time for such a header to arrive.
     #[serde(serialize_with = "duration")]
     pub proxy_protocol_timeout: Duration,
+}
+
+impl Listener {
+    /// Whether any host that reaches this address of it could use the gateway, and nobody has said
+    /// that this is meant.
+    pub fn is_exposed_at(&self, address: SocketAddr) -> bool {
+        !address.ip().is_loopback() && !self.allow_any && self.allow.is_empty()
+    }
 }
 
 /// What a client is lent.

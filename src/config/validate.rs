@@ -19,8 +19,8 @@ use super::parsers::{
 };
 use super::value::{Bind, Gateway, is_public};
 use super::{
-    Balance, Config, Listener, Log, LogFormat, Pool, Protocol, SendProxyProtocol, Splice, Tcp,
-    Upstream,
+    Balance, Config, Listener, Log, LogFormat, Mode, Owner, Pool, Protocol, SendProxyProtocol,
+    Splice, Tcp, UnixSocket, Upstream,
 };
 
 pub(super) const DEFAULT_ADMIN: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9400);
@@ -205,7 +205,7 @@ fn finish_listeners(
         )
         .hint("leave it out, or set `bind` in the [[listener]] that is meant"));
     }
-    let mut names = BTreeSet::new();
+    let (mut names, mut places) = (BTreeSet::new(), BTreeSet::new());
     let mut listeners = Vec::new();
     for mut section in sections {
         let mut keys = Keys { section: &mut section, overrides };
@@ -223,6 +223,10 @@ fn finish_listeners(
         let listener = Listener {
             name,
             bind,
+            unix: UnixSocket {
+                mode: keys.one("unix_mode", str::parse, Mode::DEFAULT)?,
+                owner: keys.one("unix_owner", str::parse, Owner::default())?,
+            },
             upstream: match (upstream, upstreams) {
                 (Some(name), _) => name,
                 (None, [only]) => only.name.clone(),
@@ -272,9 +276,24 @@ fn finish_listeners(
             )
             .hint("give each a `name` or a `bind` of its own"));
         }
+        if let Some(twice) = places_of(&listener).find(|place| !places.insert(place.clone())) {
+            return Err(ConfigError::new(source, format!("{twice} is bound twice"))
+                .hint("the kernel would deal its connections out; give it to one listener, once"));
+        }
         listeners.push(listener);
     }
     Ok(listeners)
+}
+
+/// Where a listener is, as far as it is known before it is bound.
+fn places_of(listener: &Listener) -> impl Iterator<Item = String> {
+    listener.bind.iter().flat_map(|bind| match bind {
+        Bind::Unix(_) => vec![bind.to_string()],
+        _ => {
+            let known = bind.addresses().into_iter().filter(|address| address.port() != 0);
+            known.map(|address| address.to_string()).collect()
+        }
+    })
 }
 
 /// Whether a listener would accept what is sent to the gateway, as far as names alone tell.
@@ -291,8 +310,9 @@ fn is_itself(gateway: &Gateway, listener: &Listener) -> bool {
 }
 
 fn check_listener(listener: &Listener, source: Source) -> Result<(), ConfigError> {
-    match listener.bind.iter().find(|bind| !bind.is_loopback()) {
-        Some(bind) if !listener.allow_any && listener.allow.is_empty() => Err(ConfigError::new(
+    let is_exposed = |address| listener.is_exposed_at(address);
+    match listener.bind.iter().find(|bind| bind.addresses().into_iter().any(is_exposed)) {
+        Some(bind) => Err(ConfigError::new(
             source,
             format!("listening on {bind} would let any host that reaches it use the gateway"),
         )
@@ -300,7 +320,7 @@ fn check_listener(listener: &Listener, source: Source) -> Result<(), ConfigError
             "bind a loopback address, name those who may connect: allow = [\"10.0.0.0/8\"] \
              (--allow), or say that it is meant: allow_any = true (--allow-any)",
         )),
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 

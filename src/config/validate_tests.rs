@@ -26,7 +26,8 @@ fn a_gateway_alone_is_enough() {
 #[test]
 fn what_is_printed_reads_back_as_the_same_values() {
     let text = format!(
-        "{SMALL}[[listener]]\nbind = [\"127.0.0.1:1\", \"localhost:2\"]\nupstream = \"tidb\"\n\
+        "{SMALL}[[listener]]\nbind = [\"127.0.0.1:1\", \"localhost:2\", \"unix:/a\"]\nupstream = \"tidb\"\n\
+         unix_mode = \"0600\"\nunix_owner = \"a:b\"\n\
          [[listener]]\nupstream = \"other\"\n\
          [upstream.other]\ngateway = \"[fd00::1]:3306\"\nmin_ttl = \"1500ms\"\n"
     );
@@ -80,6 +81,25 @@ fn a_bind_that_other_hosts_reach_must_be_meant() {
     let text = format!("{SMALL}[[listener]]\nbind = \"0.0.0.0:4000\"\n");
     assert!(error(&text).contains("allow_any = true"));
     assert!(parse(&format!("{text}allow_any = true\n"), "t.toml").is_ok());
+}
+
+#[test]
+fn an_address_is_bound_once() {
+    let two = |one: &str, other: &str| {
+        format!("{SMALL}[[listener]]\nname = \"a\"\nbind = {one}\n[[listener]]\nbind = {other}\n")
+    };
+    for (one, other, twice) in [
+        ("\"127.0.0.1:1\"", "\"127.0.0.1:1\"", "127.0.0.1:1"),
+        ("\"[::1]:1\"", "\"localhost:1\"", "[::1]:1"),
+        ("\"unix:/a\"", "[\"127.0.0.1:1\", \"unix:/a\"]", "unix:/a"),
+        ("\"127.0.0.1:1\"", "[\"127.0.0.1:2\", \"localhost:2\"]", "127.0.0.1:2"),
+    ] {
+        let said = error(&two(one, other));
+        assert!(said.contains(&format!("{twice} is bound twice")), "{said}");
+    }
+    for other in ["\"127.0.0.2:1\"", "\"[::]:1\"\nallow_any = true", "\"localhost:0\""] {
+        parse(&two("[\"127.0.0.1:1\", \"127.0.0.1:0\"]", other), "fine.toml").unwrap();
+    }
 }
 
 #[test]

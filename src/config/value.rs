@@ -2,10 +2,13 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
+
+use super::unix;
 
 /// The port of a TiDB Cloud gateway.
 const GATEWAY_PORT: u16 = 4000;
@@ -98,29 +101,27 @@ pub fn is_public(address: IpAddr, also_private: &[IpNet]) -> bool {
 }
 
 /// What a listener binds to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Bind {
     /// `localhost:PORT`: 127.0.0.1 and, where the host has IPv6, ::1.
     Localhost(u16),
     /// One address.
     Address(SocketAddr),
+    /// `unix:/path`: a Unix socket.
+    Unix(PathBuf),
 }
 
 impl Bind {
-    /// The addresses to bind, in order; all but the first may be missing on a host.
-    pub fn addresses(self) -> Vec<SocketAddr> {
+    /// The TCP addresses to bind, in order; all but the first may be missing on a host.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
         match self {
             Self::Localhost(port) => vec![
-                SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
-                SocketAddr::from((Ipv6Addr::LOCALHOST, port)),
+                SocketAddr::from((Ipv4Addr::LOCALHOST, *port)),
+                SocketAddr::from((Ipv6Addr::LOCALHOST, *port)),
             ],
-            Self::Address(address) => vec![address],
+            Self::Address(address) => vec![*address],
+            Self::Unix(_) => Vec::new(),
         }
-    }
-
-    /// Whether only this host can reach it.
-    pub fn is_loopback(self) -> bool {
-        self.addresses().iter().all(|address| address.ip().is_loopback())
     }
 }
 
@@ -128,8 +129,8 @@ impl FromStr for Bind {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if text.starts_with("unix:") {
-            return Err("expected an IP address and a port; Unix sockets are not served yet".into());
+        if let Some(path) = text.strip_prefix("unix:") {
+            return unix::path(path).map(Self::Unix);
         }
         if let Some(port) = text.strip_prefix("localhost:") {
             return port
@@ -138,7 +139,9 @@ impl FromStr for Bind {
                 .map_err(|_| "expected a port from 0 to 65535 after `localhost:`".into());
         }
         text.parse().map(Self::Address).map_err(|_| {
-            "expected `localhost:PORT` or an IP address and a port, such as 127.0.0.1:4000".into()
+            "expected `localhost:PORT`, `unix:/path`, or an IP address and a port, such as \
+             127.0.0.1:4000"
+                .into()
         })
     }
 }
@@ -148,6 +151,7 @@ impl fmt::Display for Bind {
         match self {
             Self::Localhost(port) => write!(f, "localhost:{port}"),
             Self::Address(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }
@@ -182,7 +186,5 @@ mod tests {
         let bind: Bind = "localhost:4000".parse().unwrap();
         let addresses: Vec<String> = bind.addresses().iter().map(ToString::to_string).collect();
         assert_eq!(addresses, ["127.0.0.1:4000", "[::1]:4000"]);
-        assert!(bind.is_loopback());
-        assert!(!"0.0.0.0:4000".parse::<Bind>().unwrap().is_loopback());
     }
 }

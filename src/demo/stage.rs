@@ -13,6 +13,7 @@ use crate::app::{App, RunError};
 use crate::config::{Bind, Gateway};
 use crate::drain::Drain;
 use crate::log;
+use crate::net::address::Address;
 
 /// TTL of the gateway's addresses, in seconds.
 pub const TTL: u32 = 1;
@@ -66,8 +67,11 @@ impl Stage {
         let backends = backends.map(Some);
         dns.set(&gateway.host, &[HOSTS[0].into(), HOSTS[1].into()], TTL);
         let app = App::build(config, Vec::new(), drain, log)?;
-        // A bridge that was built listens somewhere.
-        let bridge = app.listening()[0];
+        let tcp = |address: &Address| match address {
+            Address::Tcp(address) => Some(*address),
+            Address::Unix(_) => None,
+        };
+        let bridge = app.listening().iter().find_map(tcp).expect("config/demo.toml binds a port");
         let admin = app.admin_address();
         let serving = tokio::spawn(app.run(mpsc::channel(1).1));
         Ok(Self { dns, backends, gateway, bridge, admin, serving })

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -14,6 +13,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::handshake::{Greeting, ServerKind};
 use super::packet::{self, HEADER_LEN, frame};
 use crate::drain::{Drain, Phase};
+use crate::net::stream::Stream;
 
 /// How long a server may take to greet. One that hangs greets everybody when it goes on, also those
 /// who have left, and counts them; past this it costs more to wait.
@@ -61,7 +61,8 @@ impl Farewells {
     ///
     /// A task of its own, which goes on when nobody waits for it any more: a prober that loses
     /// patience must not leave half a log-in behind, which counts as well.
-    pub fn say(&self, stream: TcpStream, said: Vec<u8>) -> JoinHandle<()> {
+    pub fn say(&self, stream: impl Into<Stream>, said: Vec<u8>) -> JoinHandle<()> {
+        let stream = stream.into();
         let (seats, drain, member) = (self.seats.clone(), self.drain.clone(), self.drain.join());
         tokio::spawn(async move {
             if let Ok(_seat) = seats.try_acquire_owned() {
@@ -73,7 +74,7 @@ impl Farewells {
     }
 }
 
-async fn fail_to_log_in(mut stream: TcpStream, mut said: Vec<u8>, drain: &Drain) -> io::Result<()> {
+async fn fail_to_log_in(mut stream: Stream, mut said: Vec<u8>, drain: &Drain) -> io::Result<()> {
     tokio::select! {
         biased;
         read = timeout(FOR_A_GREETING, read_greeting(&mut stream, &mut said)) => read??,
@@ -85,7 +86,7 @@ async fn fail_to_log_in(mut stream: TcpStream, mut said: Vec<u8>, drain: &Drain)
     }
 }
 
-async fn read_greeting(stream: &mut TcpStream, said: &mut Vec<u8>) -> io::Result<()> {
+async fn read_greeting(stream: &mut Stream, said: &mut Vec<u8>) -> io::Result<()> {
     while !is_whole(said)? {
         if stream.read_buf(said).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -94,7 +95,7 @@ async fn read_greeting(stream: &mut TcpStream, said: &mut Vec<u8>) -> io::Result
     Ok(())
 }
 
-async fn refuse_to_log_in(stream: &mut TcpStream, greeting: &Greeting) -> io::Result<()> {
+async fn refuse_to_log_in(stream: &mut Stream, greeting: &Greeting) -> io::Result<()> {
     if greeting.kind == ServerKind::TiDb {
         return Ok(());
     }
@@ -112,7 +113,7 @@ async fn refuse_to_log_in(stream: &mut TcpStream, greeting: &Greeting) -> io::Re
     Ok(())
 }
 
-async fn read(stream: &mut TcpStream) -> io::Result<(u8, Vec<u8>)> {
+async fn read(stream: &mut Stream) -> io::Result<(u8, Vec<u8>)> {
     let mut header = [0; HEADER_LEN];
     stream.read_exact(&mut header).await?;
     let mut payload = vec![0; bounded_length(&header)?];
@@ -137,7 +138,7 @@ fn bounded_length(header: &[u8; HEADER_LEN]) -> io::Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     #[expect(clippy::disallowed_methods, reason = "loopback")]
     async fn silent_server() -> (TcpListener, TcpStream) {

@@ -4,23 +4,25 @@ use std::cell::Cell;
 use std::fs::File;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use socket2::{Domain, Protocol, SockRef, Type};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::time::sleep;
 use tracing::{Level, warn};
 
-use super::socket::{configure, reset};
+use super::address::Peer;
+use super::socket::configure;
+use super::stream::Stream;
+use super::unix::SocketFile;
 use crate::config::Tcp;
 use crate::log::{Kind, Labels, Repeats};
 
 /// Connections that may wait in the kernel; `net.core.somaxconn` caps it.
-const BACKLOG: i32 = 4096;
+pub(super) const BACKLOG: i32 = 4096;
 /// The first and the longest pause after an accept that failed for want of descriptors or memory.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
@@ -40,12 +42,13 @@ pub fn bind(
     count: usize,
     tcp: &Tcp,
     beside_own: bool,
-) -> io::Result<Vec<std::net::TcpListener>> {
+) -> io::Result<(SocketAddr, Vec<Socket>)> {
     let first = open(address)?;
     first.set_reuse_port(beside_own)?;
     first.bind(&address.into())?;
     first.set_reuse_port(true)?;
     let bound = first.local_addr()?;
+    let address = bound.as_socket().unwrap_or(address);
     let mut sockets = vec![first];
     while sockets.len() < count {
         let socket = open(address)?;
@@ -57,22 +60,19 @@ pub fn bind(
         configure(socket, tcp)?;
         socket.listen(BACKLOG)?;
     }
-    Ok(sockets.into_iter().map(Into::into).collect())
+    Ok((address, sockets.into_iter().map(|socket| Socket::Tcp(socket.into())).collect()))
 }
 
 /// Makes `count` handles of a socket that listens already.
-pub fn share(
-    socket: &std::net::TcpListener,
-    count: usize,
-    tcp: &Tcp,
-) -> io::Result<Vec<std::net::TcpListener>> {
+pub fn share(socket: &std::net::TcpListener, count: usize, tcp: &Tcp) -> io::Result<Vec<Socket>> {
     configure(socket, tcp)?;
     socket.set_nonblocking(true)?;
-    (0..count).map(|_| socket.try_clone()).collect()
+    (0..count).map(|_| socket.try_clone().map(Socket::Tcp)).collect()
 }
 
-fn open(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+fn open(address: SocketAddr) -> io::Result<socket2::Socket> {
+    let socket =
+        socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     // Old connections of a bridge that has just ended do not hold the port.
     socket.set_reuse_address(true)?;
@@ -83,11 +83,39 @@ fn open(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// A listening socket that is on no runtime.
+#[derive(Debug)]
+pub enum Socket {
+    /// Over TCP, one of those of its address.
+    Tcp(std::net::TcpListener),
+    /// A Unix socket, or rather a handle on it: there is no more than one of a path. The last one
+    /// takes the file with it.
+    Unix(std::os::unix::net::UnixListener, Arc<SocketFile>),
+}
+
+impl Socket {
+    /// A connection that waits, if there is one.
+    fn accept(&self) -> io::Result<(Stream, Peer)> {
+        match self {
+            Self::Tcp(socket) => {
+                let (stream, peer) = socket.accept()?;
+                stream.set_nonblocking(true)?;
+                Ok((TcpStream::from_std(stream)?.into(), Peer::Tcp(peer)))
+            }
+            Self::Unix(socket, _) => {
+                let stream = socket.accept()?.0;
+                stream.set_nonblocking(true)?;
+                from_process(UnixStream::from_std(stream)?)
+            }
+        }
+    }
+}
+
 /// One listening socket on the current runtime.
 #[derive(Debug)]
 pub struct Listener {
     name: String,
-    socket: TcpListener,
+    socket: Serving,
     congestion_control: Option<String>,
     cannot_accept: Arc<Kind>,
     backoff: Duration,
@@ -99,17 +127,37 @@ pub struct Listener {
 #[derive(Debug)]
 pub enum Accepted {
     /// A connection.
-    Connection(TcpStream, SocketAddr),
+    Connection(Stream, Peer),
     /// One that this process has no descriptor for. It has been closed.
-    TurnedAway(SocketAddr),
+    TurnedAway(Peer),
+}
+
+/// As [`Socket`].
+#[derive(Debug)]
+enum Serving {
+    Tcp(TcpListener),
+    Unix(UnixListener, Arc<SocketFile>),
+}
+
+impl Serving {
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, Peer)>> {
+        match self {
+            Self::Tcp(socket) => {
+                socket.poll_accept(cx).map_ok(|(stream, peer)| (stream.into(), Peer::Tcp(peer)))
+            }
+            Self::Unix(socket, _) => {
+                socket.poll_accept(cx).map(|done| done.and_then(|(stream, _)| from_process(stream)))
+            }
+        }
+    }
 }
 
 impl Listener {
-    /// Takes over a socket of [`bind`], with the same `tcp`, or one that is `shared` with whoever
-    /// goes on with its queue. `name` is for the log.
+    /// Takes over a socket, which was bound with the same `tcp`, or one that is `shared` with
+    /// whoever goes on with its queue. `name` is for the log.
     pub fn new(
         name: &str,
-        socket: std::net::TcpListener,
+        socket: Socket,
         tcp: &Tcp,
         shared: bool,
         repeats: &Repeats,
@@ -120,7 +168,10 @@ impl Listener {
             name: name.to_owned(),
             cannot_accept: repeats.kind(Level::WARN, "cannot accept", labels),
             shared,
-            socket: TcpListener::from_std(socket)?,
+            socket: match socket {
+                Socket::Tcp(socket) => Serving::Tcp(TcpListener::from_std(socket)?),
+                Socket::Unix(socket, file) => Serving::Unix(UnixListener::from_std(socket)?, file),
+            },
             congestion_control: tcp.congestion_control.clone(),
             backoff: BACKOFF.0,
         })
@@ -129,7 +180,10 @@ impl Listener {
     /// Gives the connections to come these options.
     pub fn configure(&mut self, tcp: &Tcp) -> io::Result<()> {
         self.congestion_control = tcp.congestion_control.clone();
-        configure(&self.socket, tcp)
+        match &self.socket {
+            Serving::Tcp(socket) => configure(socket, tcp),
+            Serving::Unix(..) => Ok(()),
+        }
     }
 
     /// The next connection. Errors of one connection are passed over; a lack of memory is waited out
@@ -137,7 +191,16 @@ impl Listener {
     /// without a word it is reset.
     pub async fn accept(&mut self, last_word: &[u8]) -> Accepted {
         loop {
-            match self.socket.accept().await {
+            let accepted = match &self.socket {
+                Serving::Tcp(socket) => {
+                    let accepted = socket.accept().await;
+                    accepted.map(|(stream, peer)| (stream.into(), Peer::Tcp(peer)))
+                }
+                Serving::Unix(socket, _) => {
+                    socket.accept().await.and_then(|(stream, _)| from_process(stream))
+                }
+            };
+            match accepted {
                 Ok((stream, peer)) => {
                     self.backoff = BACKOFF.0;
                     insist(&stream, self.congestion_control.as_deref());
@@ -174,35 +237,50 @@ impl Listener {
 
     /// What is queued in the kernel, then closes.
     ///
-    /// Closing a listening socket resets what is queued in it. A connection whose handshake
+    /// Closing a listening socket resets what is queued in it. A TCP connection whose handshake
     /// completes between the last accept and the close is reset all the same: the kernel has no
-    /// call that stops the one without the other. Nothing of a shared socket: closing that resets
-    /// nobody.
-    pub fn into_queued(self) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
-        let shared = self.shared;
+    /// call that stops the one without the other. For a Unix socket it has one. Nothing of a shared
+    /// socket: closing that resets nobody.
+    pub fn into_queued(self) -> impl Iterator<Item = (Stream, Peer)> {
         // Taken off the reactor: its readiness may lag behind the queue, accept(2) does not.
-        let socket = self.socket.into_std().ok().filter(|_| !shared);
+        let socket = match self.socket {
+            Serving::Tcp(socket) => {
+                socket.into_std().map(Socket::Tcp).ok().filter(|_| !self.shared)
+            }
+            Serving::Unix(socket, file) => socket.into_std().ok().and_then(|socket| {
+                // The last thread does it for all. Before that others may still wait on the reactor,
+                // and of a socket that is shut down they would hear without end that it is ready.
+                let file = Arc::into_inner(file)?;
+                let _ = SockRef::from(&socket).shutdown(Shutdown::Read);
+                Some(Socket::Unix(socket, Arc::new(file)))
+            }),
+        };
         let congestion_control = self.congestion_control;
         std::iter::from_fn(move || {
             loop {
-                let (stream, peer) = match socket.as_ref()?.accept() {
-                    Ok(accepted) => accepted,
-                    Err(error) if is_of_one_connection(&error) => continue,
+                match socket.as_ref()?.accept() {
+                    Ok((stream, peer)) => {
+                        insist(&stream, congestion_control.as_deref());
+                        return Some((stream, peer));
+                    }
+                    Err(error) if is_of_one_connection(&error) => {}
                     Err(_) => return None,
-                };
-                insist(&stream, congestion_control.as_deref());
-                if stream.set_nonblocking(true).is_ok() {
-                    return Some((TcpStream::from_std(stream).ok()?, peer));
                 }
             }
         })
     }
 }
 
+/// Names the process that has connected.
+fn from_process(stream: UnixStream) -> io::Result<(Stream, Peer)> {
+    let peer = Peer::Unix(stream.peer_cred()?);
+    Ok((stream.into(), peer))
+}
+
 /// Sets the one option that is not always inherited: a route's `congctl` goes before the listening
 /// socket's choice (tcp_ca_openreq_child of net/ipv4/tcp_minisocks.c).
-fn insist(stream: &impl AsFd, congestion_control: Option<&str>) {
-    if let Some(name) = congestion_control {
+fn insist(stream: &Stream, congestion_control: Option<&str>) {
+    if let (Stream::Tcp(stream), Some(name)) = (stream, congestion_control) {
         // It was tried at the start; a connection that is gone already tells it when it is used.
         let _ = SockRef::from(stream).set_tcp_congestion(name.as_bytes());
     }
@@ -219,9 +297,9 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
 }
 
 /// Says what there is to say, without waiting: the buffer of a new connection is empty.
-fn turn_away(stream: TcpStream, last_word: &[u8]) {
+fn turn_away(stream: Stream, last_word: &[u8]) {
     match last_word {
-        [] => reset(stream),
+        [] => stream.reset_on_close(),
         // Past the reactor, which does not know yet that the socket takes bytes. A peer that is gone
         // already need not be told.
         _ => drop(SockRef::from(&stream).send(last_word)),
@@ -250,23 +328,22 @@ mod tests {
 
     #[test]
     fn a_taken_port_is_refused_and_port_0_is_one_port_for_all() {
-        let sockets = bind("127.0.0.1:0".parse().unwrap(), 3, &tcp(), false).unwrap();
-        let addresses: Vec<_> = sockets.iter().map(|socket| socket.local_addr().unwrap()).collect();
-        assert_eq!(addresses, vec![addresses[0]; 3]);
-        assert_eq!(
-            bind(addresses[0], 1, &tcp(), false).unwrap_err().kind(),
-            io::ErrorKind::AddrInUse
-        );
+        let (address, sockets) = bind("127.0.0.1:0".parse().unwrap(), 3, &tcp(), false).unwrap();
+        let local = |socket: &Socket| match socket {
+            Socket::Tcp(socket) => socket.local_addr().unwrap(),
+            Socket::Unix(..) => panic!("{socket:?}"),
+        };
+        assert_eq!(sockets.iter().map(local).collect::<Vec<_>>(), vec![address; 3]);
+        assert_eq!(bind(address, 1, &tcp(), false).unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }
 
     #[tokio::test]
     async fn connections_have_the_options_of_the_listening_socket() {
         let congestion_control = Some("reno".to_owned());
         let tcp = Tcp { user_timeout: Duration::from_secs(7), congestion_control, ..tcp() };
-        let socket = bind("127.0.0.1:0".parse().unwrap(), 1, &tcp, false).unwrap().remove(0);
-        let address = socket.local_addr().unwrap();
+        let (address, mut sockets) = bind("127.0.0.1:0".parse().unwrap(), 1, &tcp, false).unwrap();
         let _client = std::net::TcpStream::connect(address).unwrap();
-        let accepted = listener(socket, &tcp, false).accept(b"").await;
+        let accepted = listener(sockets.remove(0), &tcp, false).accept(b"").await;
         let Accepted::Connection(accepted, _) = accepted else { panic!("{accepted:?}") };
         let accepted = SockRef::from(&accepted);
         assert!(accepted.tcp_congestion().unwrap().starts_with(b"reno"));
@@ -279,13 +356,13 @@ mod tests {
 
     #[test]
     fn an_address_that_covers_an_own_one_can_be_bound_beside_it() {
-        let own = bind("127.0.0.1:0".parse().unwrap(), 1, &tcp(), false).unwrap();
-        let all = SocketAddr::from(([0, 0, 0, 0], own[0].local_addr().unwrap().port()));
+        let (own, _sockets) = bind("127.0.0.1:0".parse().unwrap(), 1, &tcp(), false).unwrap();
+        let all = SocketAddr::from(([0, 0, 0, 0], own.port()));
         assert_eq!(bind(all, 1, &tcp(), false).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        assert_eq!(bind(all, 1, &tcp(), true).unwrap()[0].local_addr().unwrap(), all);
+        assert_eq!(bind(all, 1, &tcp(), true).unwrap().0, all);
     }
 
-    fn listener(socket: std::net::TcpListener, tcp: &Tcp, shared: bool) -> Listener {
+    fn listener(socket: Socket, tcp: &Tcp, shared: bool) -> Listener {
         Listener::new("test", socket, tcp, shared, &Repeats::default()).unwrap()
     }
 
@@ -295,9 +372,9 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_queued_is_served_before_the_close() {
-        let socket = bind("127.0.0.1:0".parse().unwrap(), 1, &tcp(), false).unwrap().remove(0);
-        let address = socket.local_addr().unwrap();
-        let listener = listener(socket, &tcp(), false);
+        let (address, mut sockets) =
+            bind("127.0.0.1:0".parse().unwrap(), 1, &tcp(), false).unwrap();
+        let listener = listener(sockets.remove(0), &tcp(), false);
         let clients: Vec<_> =
             (0..20).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
         assert_eq!(listener.into_queued().count(), clients.len());
@@ -306,9 +383,11 @@ mod tests {
 
     #[tokio::test]
     async fn the_queue_of_a_shared_socket_is_left_to_the_others() {
-        let socket = bind("127.0.0.1:0".parse().unwrap(), 1, &tcp(), false).unwrap().remove(0);
+        let (address, mut sockets) =
+            bind("127.0.0.1:0".parse().unwrap(), 1, &tcp(), false).unwrap();
+        let Socket::Tcp(socket) = sockets.remove(0) else { panic!("not TCP") };
         let shared = share(&socket, 1, &tcp()).unwrap().remove(0);
-        let _client = std::net::TcpStream::connect(socket.local_addr().unwrap()).unwrap();
+        let _client = std::net::TcpStream::connect(address).unwrap();
         assert_eq!(listener(shared, &tcp(), true).into_queued().count(), 0);
         assert!(socket.accept().is_ok());
     }

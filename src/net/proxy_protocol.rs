@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::stream::Stream;
 use crate::config::SendProxyProtocol;
 
 /// How version 1 begins (2.1 of the specification).
@@ -105,7 +106,7 @@ pub async fn receive<S: AsyncRead + Unpin>(
 }
 
 /// Passes over a header of version 2 where one may come but says nothing of interest.
-pub async fn skip(stream: &mut TcpStream, within: Duration) -> Result<(), HeaderError> {
+pub async fn skip(stream: &mut Stream, within: Duration) -> Result<(), HeaderError> {
     let mut first = [0];
     match timeout(within, stream.peek(&mut first)).await {
         Ok(Ok(1)) if first[0] == V2_SIGNATURE[0] => receive(stream, within).await.map(drop),

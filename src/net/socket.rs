@@ -7,11 +7,13 @@ use std::time::Duration;
 use nix::getsockopt_impl;
 use nix::sockopt_impl;
 use nix::sys::socket::getsockopt;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use super::stream::Stream;
 use crate::config::Tcp;
 
 /// How long a peer may take to read a last word and to close.
@@ -115,17 +117,46 @@ impl TcpInfo {
     }
 }
 
-/// Closes with an RST, which throws the send queue away.
-pub fn reset(stream: TcpStream) {
-    // Fails only on a socket that is gone already.
-    let _ = stream.set_zero_linger();
+/// `SO_MEMINFO` of include/uapi/asm-generic/socket.h, which Linux has since 4.12.
+const SO_MEMINFO: libc::c_int = 55;
+/// What it tells of, in this order (`SK_MEMINFO_RMEM_ALLOC`, `SK_MEMINFO_RCVBUF`,
+/// `SK_MEMINFO_WMEM_ALLOC`, ...).
+type MemInfo = [u32; 9];
+
+sockopt_impl!(
+    /// The memory that a socket takes.
+    MemInfoOption,
+    GetOnly,
+    libc::SOL_SOCKET,
+    SO_MEMINFO,
+    MemInfo
+);
+
+/// The memory of what was written to a Unix socket and its peer has not read: it counts as the
+/// writer's until then.
+pub fn unread_by_peer(stream: &UnixStream) -> io::Result<u32> {
+    let [_, _, written, ..] = getsockopt(&stream.as_fd(), MemInfoOption)?;
+    Ok(written)
+}
+
+/// Whether a Unix socket's peer has closed both directions, and not merely said that it will say no
+/// more. Also true when this end has done the latter and so has the peer.
+pub fn is_hung_up(stream: &UnixStream) -> bool {
+    let mut asked = [PollFd::new(stream, PollFlags::empty())];
+    let polled = poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+    polled.is_ok() && asked[0].revents().contains(PollFlags::HUP)
+}
+
+/// Closes, over TCP with an RST, which throws the send queue away.
+pub fn reset(stream: Stream) {
+    stream.reset_on_close();
 }
 
 /// Writes `bytes`, says that no more will come, and waits (1 s at most) for the peer to close.
 ///
 /// Closing at once would answer what the peer has sent meanwhile with an RST, and that can
 /// overtake the word in the peer's receive queue.
-pub async fn last_word(stream: &mut TcpStream, bytes: &[u8]) {
+pub async fn last_word(stream: &mut Stream, bytes: &[u8]) {
     let words = async {
         stream.write_all(bytes).await?;
         stream.shutdown().await?;

@@ -8,13 +8,11 @@ mod session;
 mod source;
 mod unserved;
 
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::warn;
@@ -23,7 +21,9 @@ use crate::config::{self, Protocol};
 use crate::drain::{Drain, Phase};
 use crate::metrics::ListenerMetrics;
 use crate::mysql::packet::{ErrorCode, err_greeting};
+use crate::net::address::{Address, Peer};
 use crate::net::listener::{Accepted, Listener};
+use crate::net::stream::Stream;
 use crate::upstream::Upstream;
 use outcome::Outcome;
 
@@ -39,7 +39,7 @@ pub struct Proxy {
     /// Its section of the configuration.
     pub config: config::Listener,
     /// The addresses that were bound.
-    pub addresses: Vec<SocketAddr>,
+    pub addresses: Vec<Address>,
     /// How long a peer may owe an acknowledgement; 0: for ever.
     pub stall_timeout: Duration,
     /// Whether bulk may be spliced.
@@ -94,18 +94,18 @@ impl Proxy {
         }
     }
 
-    fn start(self: Arc<Self>, client: TcpStream, peer: SocketAddr) {
+    fn start(self: Arc<Self>, client: Stream, peer: Peer) {
         // Made here, not in the task: from now on the drain waits for this session.
         let outcome = self.outcome(peer);
         // Detached: its end is told by its outcome, also when it panics.
         drop(tokio::spawn(session::run(outcome, client)));
     }
 
-    fn turned_away(self: Arc<Self>, peer: SocketAddr) {
+    fn turned_away(self: Arc<Self>, peer: Peer) {
         self.outcome(peer).rejected("descriptors", "no file descriptor is left");
     }
 
-    fn outcome(self: Arc<Self>, peer: SocketAddr) -> Outcome {
+    fn outcome(self: Arc<Self>, peer: Peer) -> Outcome {
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         Outcome::new(self, id, peer, Instant::now())
     }

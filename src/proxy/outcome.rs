@@ -1,6 +1,5 @@
 //! The account of one connection: written once, when it ends, however it ends.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -11,6 +10,7 @@ use tracing::info;
 
 use super::Proxy;
 use super::limits::Permit;
+use crate::net::address::Peer;
 use crate::net::proxy_protocol::Header;
 use crate::relay::{End, Reason, Side};
 use crate::upstream::{Endpoint, InUse};
@@ -21,7 +21,7 @@ use crate::upstream::{Endpoint, InUse};
 pub(super) struct Outcome {
     pub proxy: Arc<Proxy>,
     id: u64,
-    peer: SocketAddr,
+    peer: Peer,
     /// What a load balancer said of the client.
     header: Option<Box<Header>>,
     accepted: Instant,
@@ -39,7 +39,7 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    pub fn new(proxy: Arc<Proxy>, id: u64, peer: SocketAddr, accepted: Instant) -> Self {
+    pub fn new(proxy: Arc<Proxy>, id: u64, peer: Peer, accepted: Instant) -> Self {
         proxy.metrics.connections.inc();
         proxy.metrics.open.inc();
         Self {
@@ -63,7 +63,7 @@ impl Outcome {
     }
 
     /// The other end of the connection: the client, or a load balancer.
-    pub fn peer(&self) -> SocketAddr {
+    pub fn peer(&self) -> Peer {
         self.peer
     }
 
@@ -72,10 +72,10 @@ impl Outcome {
         self.header = Some(Box::new(header));
     }
 
-    /// Whom it comes from: the client that a header names, else the peer.
-    pub fn source(&self) -> SocketAddr {
+    /// The client: whom a header names, else the peer.
+    pub fn client(&self) -> Peer {
         let addresses = self.header.as_deref().and_then(|header| header.addresses);
-        addresses.map_or(self.peer, |addresses| addresses.source)
+        addresses.map_or(self.peer, |addresses| Peer::Tcp(addresses.source))
     }
 
     /// It is let in: from now on it counts for the limits.
@@ -139,7 +139,7 @@ impl Drop for Outcome {
             return;
         }
         let header = self.header.as_deref();
-        let client = self.source();
+        let client = self.client();
         let connect = self.connected.map(|at| milliseconds(at - self.accepted));
         info!(
             id = self.id,
@@ -185,7 +185,8 @@ mod tests {
         let drain = Drain::new();
         let proxy = proxy(&metrics, &drain);
         let session = tokio::spawn(async move {
-            let _outcome = Outcome::new(proxy, 1, ([127, 0, 0, 1], 50_000).into(), Instant::now());
+            let client = Peer::Tcp(([127, 0, 0, 1], 50_000).into());
+            let _outcome = Outcome::new(proxy, 1, client, Instant::now());
             panic!("planted");
         });
         assert!(session.await.unwrap_err().is_panic());

@@ -5,7 +5,6 @@ use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use tokio::io::Interest;
-use tokio::net::TcpStream;
 
 use super::Proxy;
 use super::outcome::Outcome;
@@ -16,6 +15,7 @@ use crate::mysql::handshake::answer_sequence;
 use crate::mysql::packet::{ErrorCode, err, err_greeting};
 use crate::net::proxy_protocol::Addresses;
 use crate::net::socket;
+use crate::net::stream::Stream;
 use crate::relay::{Deadlines, Limits, Parting, Reason, Relay, Side};
 use crate::upstream::Endpoint;
 
@@ -24,19 +24,20 @@ const SHUTTING_DOWN: &str = "the bridge is shutting down";
 
 /// Runs a session to its end. What it needs only before the relay is boxed and dropped then, so an
 /// idle session is little more than its relay.
-#[expect(clippy::manual_async_fn, reason = "an async fn would keep its arguments twice")]
-pub(super) fn run(mut outcome: Outcome, client: TcpStream) -> impl Future<Output = ()> + Send {
+pub(super) fn run(outcome: Outcome, client: Stream) -> impl Future<Output = ()> + Send {
+    let opened = Box::pin(open(outcome, client));
     async move {
-        let Some((client, upstream)) = Box::pin(open(client, &mut outcome)).await else { return };
+        let Some((mut outcome, client, upstream)) = opened.await else { return };
         let mut relay = relay(&outcome, client, upstream);
         let reason = outcome.relayed((&mut relay).await);
-        if let Some(parting) = relay.into_parting() {
-            Box::pin(part(&outcome, parting, reason)).await;
+        let parting = relay.into_parting();
+        if let Some(parting) = parting.map(|parting| Box::pin(part(&outcome, parting, reason))) {
+            parting.await;
         }
     }
 }
 
-fn relay(outcome: &Outcome, client: TcpStream, upstream: TcpStream) -> Relay {
+fn relay(outcome: &Outcome, client: Stream, upstream: Stream) -> Relay {
     let proxy = &outcome.proxy;
     let config = &proxy.config;
     let relayed = proxy.metrics.relayed.clone();
@@ -95,8 +96,8 @@ async fn part(outcome: &Outcome, parting: Parting, reason: Reason) {
 ///
 /// The upstream comes first: MySQL servers speak first, and the client must see the greeting of
 /// the server that it will talk to.
-async fn open(mut client: TcpStream, outcome: &mut Outcome) -> Option<(TcpStream, TcpStream)> {
-    let source = identify(&mut client, outcome).await?;
+async fn open(mut outcome: Outcome, mut client: Stream) -> Option<(Outcome, Stream, Stream)> {
+    let source = identify(&mut client, &mut outcome).await?;
     let proxy = outcome.proxy.clone();
     let protocol = proxy.config.protocol;
     if source.is_the_load_balancer {
@@ -116,8 +117,8 @@ async fn open(mut client: TcpStream, outcome: &mut Outcome) -> Option<(TcpStream
     };
     let (code, message) = tokio::select! {
         biased;
-        result = connect(&proxy, outcome, &source, told) => match result {
-            Ok(upstream) => return Some((client, upstream)),
+        result = connect(&proxy, &mut outcome, &source, told) => match result {
+            Ok(upstream) => return Some((outcome, client, upstream)),
             Err(told) => told,
         },
         reason = left(&client, protocol) => {
@@ -140,9 +141,9 @@ async fn connect(
     outcome: &mut Outcome,
     source: &Source,
     told: Option<Addresses>,
-) -> Result<TcpStream, (ErrorCode, String)> {
-    let address = source.address.ip();
-    let counts_for = (!source.is_the_load_balancer).then_some(address);
+) -> Result<Stream, (ErrorCode, String)> {
+    let address = source.client.ip();
+    let counts_for = address.filter(|_| !source.is_the_load_balancer);
     match proxy.gate.admit(&proxy.config, address, counts_for).await {
         Ok(permit) => outcome.admitted(permit),
         Err(refusal) => {
@@ -154,7 +155,7 @@ async fn connect(
     match proxy.upstream.connect(proxy.config.protocol, told).await {
         Ok(connected) => {
             outcome.connected(connected.in_use);
-            Ok(connected.stream)
+            Ok(connected.stream.into())
         }
         Err(error) => {
             let message = error.to_string();
@@ -172,7 +173,7 @@ async fn connect(
 ///
 /// A MySQL client has nothing to say before the greeting, so its EOF is a goodbye: a load
 /// balancer's check costs no dial. Over plain TCP an EOF may be half a conversation.
-async fn left(client: &TcpStream, protocol: Protocol) -> Reason {
+async fn left(client: &Stream, protocol: Protocol) -> Reason {
     let error = match protocol {
         Protocol::Mysql => match client.peek(&mut [0]).await {
             Ok(0) => return Reason::Eof,
@@ -192,7 +193,7 @@ async fn left(client: &TcpStream, protocol: Protocol) -> Reason {
 }
 
 /// Ends a connection that has seen no byte yet.
-async fn refuse(mut client: TcpStream, protocol: Protocol, code: ErrorCode, message: &str) {
+async fn refuse(mut client: Stream, protocol: Protocol, code: ErrorCode, message: &str) {
     match protocol {
         Protocol::Mysql => {
             let packet = err_greeting(code, &format!("tidegate: {message}"));
@@ -215,6 +216,6 @@ mod tests {
     #[test]
     fn an_idle_session_is_small() {
         let size = future_size(run);
-        assert!(size < 768, "{size} bytes");
+        assert!(size < 704, "{size} bytes");
     }
 }

@@ -1,12 +1,12 @@
 //! Who a connection comes from: its peer, or whom a load balancer names in a PROXY header.
 
-use std::net::SocketAddr;
-
-use tokio::net::TcpStream;
+use std::net::{IpAddr, SocketAddr};
 
 use super::outcome::Outcome;
 use crate::drain::Phase;
+use crate::net::address::Peer;
 use crate::net::proxy_protocol::{Addresses, HeaderError, receive};
+use crate::net::stream::Stream;
 use crate::relay::{Reason, Side};
 
 /// The `reason` of a connection that was to begin with a PROXY header and did not.
@@ -15,8 +15,8 @@ const PROXY_HEADER: &str = "proxy_header";
 /// Where a connection comes from.
 #[derive(Debug)]
 pub(super) struct Source {
-    /// The client's address: that of a header, else the peer's.
-    pub address: SocketAddr,
+    /// The client: the one of a header, else the peer.
+    pub client: Peer,
     /// A header names no client: most often a health check.
     pub is_the_load_balancer: bool,
     /// What the client connected to, if a header says so.
@@ -24,10 +24,12 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// What a server is told of the `client`.
-    pub fn addresses(&self, client: &TcpStream) -> Option<Addresses> {
-        let destination = self.destination.or_else(|| client.local_addr().ok())?;
-        Some(Addresses { source: self.address, destination })
+    /// What a server is told of the client, whose connection is `stream`: nothing of one that came
+    /// over a Unix socket.
+    pub fn addresses(&self, stream: &Stream) -> Option<Addresses> {
+        let Peer::Tcp(source) = self.client else { return None };
+        let destination = self.destination.or_else(|| stream.local_addr())?;
+        Some(Addresses { source, destination })
     }
 }
 
@@ -35,12 +37,13 @@ impl Source {
 ///
 /// Peers in `proxy_protocol_from` must begin with a PROXY header, which is read here; the bytes of
 /// all others are the client's own.
-pub(super) async fn identify(client: &mut TcpStream, outcome: &mut Outcome) -> Option<Source> {
+pub(super) async fn identify(client: &mut Stream, outcome: &mut Outcome) -> Option<Source> {
     let peer = outcome.peer();
     let trusted = &outcome.proxy.config.proxy_protocol_from;
-    if !trusted.iter().any(|network| network.contains(&peer.ip().to_canonical())) {
-        return Some(Source { address: peer, is_the_load_balancer: false, destination: None });
-    }
+    let is_trusted = |peer: &IpAddr| trusted.iter().any(|network| network.contains(peer));
+    let Some(address) = peer.ip().filter(is_trusted) else {
+        return Some(Source { client: peer, is_the_load_balancer: false, destination: None });
+    };
     let proxy = outcome.proxy.clone();
     let received = tokio::select! {
         biased;
@@ -55,7 +58,7 @@ pub(super) async fn identify(client: &mut TcpStream, outcome: &mut Outcome) -> O
             let addresses = header.addresses;
             outcome.introduced(header);
             Some(Source {
-                address: outcome.source(),
+                client: outcome.client(),
                 is_the_load_balancer: addresses.is_none(),
                 destination: addresses.map(|addresses| addresses.destination),
             })
@@ -71,7 +74,7 @@ pub(super) async fn identify(client: &mut TcpStream, outcome: &mut Outcome) -> O
         }
         Err(error) => {
             proxy.metrics.rejected(PROXY_HEADER);
-            let error = format!("the connection from {} {error}", peer.ip());
+            let error = format!("the connection from {address} {error}");
             outcome.refused(Side::Client, PROXY_HEADER, &error);
             None
         }

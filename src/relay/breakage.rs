@@ -3,7 +3,7 @@
 //!
 //! An RST (`SO_LINGER` 0) throws the send queue away: sent at once, a client got 0.11 of 3.9 MB.
 //! So it waits until the other side has acknowledged everything, or has made no progress for
-//! [`PATIENCE`].
+//! [`PATIENCE`]. A Unix client has what was written, and is closed: it knows no RST.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -13,9 +13,9 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::pump::Broken;
 use super::{End, MOVES_PER_POLL, Reason, Relay, Side};
-use crate::net::socket::TcpInfo;
+use crate::net::stream::Untaken;
 
-/// How long the other side may acknowledge nothing.
+/// How long the other side may take nothing.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How often the kernel is asked; it does not tell of acknowledgements by itself.
 const ASK_EVERY: Duration = Duration::from_millis(10);
@@ -25,8 +25,8 @@ const ASK_EVERY: Duration = Duration::from_millis(10);
 pub(super) struct Breakage {
     cause: (Side, Reason),
     delivered: bool,
-    /// Bytes written, segments unacknowledged, bytes unsent.
-    progress: (u64, u32, u32),
+    /// Bytes written, and how much of them the other side has not taken.
+    progress: Option<(u64, Untaken)>,
     progress_at: Instant,
     ask: Pin<Box<Sleep>>,
 }
@@ -36,7 +36,7 @@ impl Breakage {
         Self {
             cause,
             delivered: false,
-            progress: (0, 0, 0),
+            progress: None,
             progress_at: Instant::now(),
             ask: Box::pin(sleep(Duration::ZERO)),
         }
@@ -76,11 +76,11 @@ impl Relay {
         if moves == 0 {
             cx.waker().wake_by_ref();
         }
-        while let Ok(info) = TcpInfo::of(other) {
-            if breakage.delivered && info.all_acknowledged() {
+        while let Some(untaken) = other.untaken() {
+            if breakage.delivered && !untaken.is_at_risk() {
                 break;
             }
-            let progress = (pump.bytes(), info.unacked, info.notsent_bytes);
+            let progress = Some((pump.bytes(), untaken));
             if progress != breakage.progress {
                 breakage.progress = progress;
                 breakage.progress_at = Instant::now();
@@ -93,9 +93,8 @@ impl Relay {
             }
             breakage.ask.as_mut().reset(Instant::now() + ASK_EVERY);
         }
-        // Takes effect when the sockets are closed; fails only on one that is gone already.
-        let _ = self.client.stream.set_zero_linger();
-        let _ = self.upstream.stream.set_zero_linger();
+        self.client.stream.reset_on_close();
+        self.upstream.stream.reset_on_close();
         Poll::Ready(self.end(breakage.cause))
     }
 }

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Reason, Relay, Side};
-use crate::net::socket::TcpInfo;
+use super::{Leg, Reason, Relay, Side};
+use crate::net::socket::{TcpInfo, is_hung_up};
+use crate::net::stream::{Stream, Untaken};
 
 impl Relay {
     /// Looks for a side that is gone without a word to the pumps.
@@ -12,31 +13,61 @@ impl Relay {
     /// or waits for the other side; or one that leaves what it was sent unanswered for
     /// `stall_timeout`. `TCP_USER_TIMEOUT` would not do for the latter: it ends live peers that
     /// pause reading.
+    ///
+    /// A Unix client always answers. But when it has closed after its last word, and not only its
+    /// direction, nobody is left to hear the server, and only a write would meet that: it has
+    /// `stall_timeout` too, for the server to act on what it was told.
     pub(super) fn gone(&mut self) -> Option<(Side, Reason)> {
         let now = Instant::now();
+        let unsettled = self.client_closed || self.upstream_closed || self.quiet.matters();
         self.settled = true;
-        let unsettled = self.client.closed || self.upstream.closed || self.quiet.matters();
-        for (leg, side) in [(&mut self.client, Side::Client), (&mut self.upstream, Side::Upstream)]
-        {
-            let Ok(info) = TcpInfo::of(&leg.stream) else { continue };
-            if info.is_over() {
-                // None after an orderly end.
-                if let Ok(Some(error)) = leg.stream.take_error() {
-                    return Some((side, Reason::of(&error)));
-                }
+        let ended = [self.upstream_closed, self.client_closed];
+        let legs = [(&mut self.client, Side::Client), (&mut self.upstream, Side::Upstream)];
+        for ((leg, side), ended) in legs.into_iter().zip(ended) {
+            match leg.look(ended, self.stall_timeout, now) {
+                Ok(settled) => self.settled &= settled,
+                Err(reason) => return Some((side, reason)),
             }
-            let since = unanswered_since(leg.unanswered_since, &info, now);
-            leg.unanswered_since = since;
-            let late = since.is_some_and(|since| now.duration_since(since) >= self.stall_timeout);
-            if late && !self.stall_timeout.is_zero() {
-                return Some((side, Reason::Stalled));
-            }
-            self.settled &= info.all_acknowledged();
         }
         if unsettled || !self.settled {
             self.watch.again();
         }
         None
+    }
+}
+
+impl Leg {
+    /// Whether it has taken everything that was written to it, or why it is gone. `ended`: it has
+    /// said all it will.
+    fn look(&mut self, ended: bool, patience: Duration, now: Instant) -> Result<bool, Reason> {
+        let (owes_since, reason, settled) = match &self.stream {
+            Stream::Tcp(stream) => {
+                let Ok(info) = TcpInfo::of(stream) else { return Ok(true) };
+                if info.is_over() {
+                    self.pass_error_on()?;
+                }
+                let since = unanswered_since(self.unanswered_since, &info, now);
+                (since, Reason::Stalled, info.all_acknowledged())
+            }
+            Stream::Unix(stream) => {
+                self.pass_error_on()?;
+                let since = self.unanswered_since.unwrap_or(now);
+                let since = (ended && is_hung_up(stream)).then_some(since);
+                let settled = self.stream.untaken() == Some(Untaken::Unix { unread: 0 });
+                (since, Reason::Reset, settled)
+            }
+        };
+        self.unanswered_since = owes_since;
+        let late = owes_since.is_some_and(|since| now.duration_since(since) >= patience);
+        if late && !patience.is_zero() { Err(reason) } else { Ok(settled) }
+    }
+
+    /// There is no error after an orderly end.
+    fn pass_error_on(&self) -> Result<(), Reason> {
+        match self.stream.take_error() {
+            Ok(Some(error)) => Err(Reason::of(&error)),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -5,7 +5,8 @@
 //! - A side that breaks (RST, keepalive time-out) does not end the direction that comes from it
 //!   before everything it had sent is delivered: an ERR packet that a server sends before it
 //!   resets the connection is worth more than the error that the next write meets.
-//! - A break is passed on as an RST, once the other side has acknowledged what it was sent.
+//! - A break is passed on as an RST, once the other side has acknowledged what it was sent. There
+//!   is no RST to a Unix client: it sees an EOF, or `ECONNRESET` if it had said something unheard.
 //! - An idle session holds no buffer and no pipe.
 //! - Bytes are never overtaken: what was read goes out before anything is spliced, and what is in a
 //!   pipe goes out before anything is read.
@@ -29,12 +30,11 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use socket2::SockRef;
-use tokio::net::TcpStream;
 use tracing::{Level, enabled};
 
 use crate::config::Splice;
 use crate::metrics::Relayed;
-use crate::net::socket::TcpInfo;
+use crate::net::stream::Stream;
 use breakage::Breakage;
 use pump::{Broken, Pump};
 use quiet::Quiet;
@@ -53,16 +53,14 @@ const MOVES_PER_POLL: u32 = 32;
 /// One side's socket.
 #[derive(Debug)]
 struct Leg {
-    stream: TcpStream,
+    stream: Stream,
     /// Since when it owes an answer, as far as was looked.
     unanswered_since: Option<Instant>,
-    /// Whether it was sent a FIN.
-    closed: bool,
 }
 
 impl Leg {
-    fn new(stream: TcpStream) -> Self {
-        Self { stream, unanswered_since: None, closed: false }
+    fn new(stream: Stream) -> Self {
+        Self { stream, unanswered_since: None }
     }
 }
 
@@ -80,6 +78,10 @@ pub struct Relay {
     breakage: Option<Box<Breakage>>,
     opening: Option<Box<Opening>>,
     quiet: Quiet,
+    /// Whether the client was sent a FIN; the upstream. Here and not in the legs, where they would
+    /// take eight bytes each.
+    client_closed: bool,
+    upstream_closed: bool,
     /// Whether, at the last look, both sides had acknowledged everything.
     settled: bool,
 }
@@ -88,9 +90,9 @@ pub struct Relay {
 #[derive(Debug)]
 pub struct Parting {
     /// The client's connection.
-    pub client: TcpStream,
+    pub client: Stream,
     /// The upstream's connection.
-    pub upstream: TcpStream,
+    pub upstream: Stream,
     /// What they said.
     pub opening: Box<Opening>,
 }
@@ -99,8 +101,8 @@ impl Relay {
     /// A relay between two connected sockets. `stall_timeout` 0 means never. With `deadlines`
     /// the upstream speaks first, then the client, then the upstream.
     pub fn new(
-        client: TcpStream,
-        upstream: TcpStream,
+        client: impl Into<Stream>,
+        upstream: impl Into<Stream>,
         relayed: Relayed,
         stall_timeout: Duration,
         splice: Splice,
@@ -108,8 +110,8 @@ impl Relay {
         deadlines: Option<Deadlines>,
     ) -> Self {
         Self {
-            client: Leg::new(client),
-            upstream: Leg::new(upstream),
+            client: Leg::new(client.into()),
+            upstream: Leg::new(upstream.into()),
             to_upstream: Pump::new(splice),
             to_client: Pump::new(splice),
             relayed,
@@ -119,6 +121,8 @@ impl Relay {
             breakage: None,
             opening: deadlines.map(|deadlines| Box::new(Opening::new(deadlines))),
             quiet: Quiet::new(limits),
+            client_closed: false,
+            upstream_closed: false,
             settled: false,
         }
     }
@@ -187,7 +191,7 @@ impl Relay {
         pumped.map(|result| match result {
             Ok(()) => {
                 // The second one's end is told by closing both.
-                if !self.client.closed && !self.upstream.closed {
+                if !self.client_closed && !self.upstream_closed {
                     self.close_writing(to);
                 }
                 self.first.get_or_insert((from, Reason::Eof));
@@ -200,11 +204,11 @@ impl Relay {
 
     /// Sends a FIN.
     fn close_writing(&mut self, to: Side) {
-        let leg = match to {
-            Side::Upstream => &mut self.upstream,
-            Side::Client | Side::Tidegate => &mut self.client,
+        let (leg, closed) = match to {
+            Side::Upstream => (&self.upstream, &mut self.upstream_closed),
+            Side::Client | Side::Tidegate => (&self.client, &mut self.client_closed),
         };
-        leg.closed = true;
+        *closed = true;
         self.watch.again();
         // Fails only on a connection that is broken; reading it will tell how.
         let _ = SockRef::from(&leg.stream).shutdown(Shutdown::Write);
@@ -234,7 +238,7 @@ impl Relay {
             to_upstream: self.to_upstream.bytes(),
             to_client: self.to_client.bytes(),
             upstream: match enabled!(Level::INFO) {
-                true => TcpInfo::of(&self.upstream.stream).ok(),
+                true => self.upstream.stream.tcp_info(),
                 false => None,
             },
         }
@@ -288,6 +292,7 @@ impl Future for Relay {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::net::TcpStream;
 
     #[test]
     fn an_idle_relay_is_small() {
@@ -307,7 +312,7 @@ mod tests {
             Relay::new(client, upstream, relayed, minute, Splice::Auto, limits, deadlines);
         assert!(poll_once(&mut relay).is_pending());
         server.try_write(b"hello").unwrap();
-        relay.upstream.stream.readable().await.unwrap();
+        relay.upstream.stream.ready(tokio::io::Interest::READABLE).await.unwrap();
         visitor.set_zero_linger().unwrap();
         drop(visitor);
         let Poll::Ready(end) = poll_once(&mut relay) else { panic!("it goes on") };

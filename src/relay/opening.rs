@@ -9,10 +9,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::ReadBuf;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::{Reason, Side};
+use crate::net::stream::Stream;
 
 /// A greeting is under 200 bytes, the head of a client's answer under 40.
 const KEPT: usize = 512;
@@ -60,7 +60,7 @@ impl Opening {
     pub(super) fn poll_client(
         &mut self,
         cx: &mut Context<'_>,
-        client: &TcpStream,
+        client: &Stream,
     ) -> Poll<Result<(), Reason>> {
         if self.client_has_spoken {
             return Poll::Ready(Ok(()));

@@ -10,12 +10,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::opening::keep;
 use super::pipe::{self, Pipe};
 use crate::config::Splice;
 use crate::metrics::Bytes;
+use crate::net::stream::Stream;
 
 /// Bytes of one read. Bigger ones do not move more per second; smaller ones cost more calls.
 const BUFFER_LEN: usize = 64 * 1024;
@@ -79,8 +79,8 @@ impl Pump {
     pub fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut TcpStream,
-        to: &mut TcpStream,
+        from: &mut Stream,
+        to: &mut Stream,
         moved: &Bytes,
         moves: &mut u32,
         mut kept: Option<&mut Vec<u8>>,
@@ -120,7 +120,7 @@ impl Pump {
     fn flush(
         &mut self,
         cx: &mut Context<'_>,
-        to: &mut TcpStream,
+        to: &mut Stream,
         moved: &Bytes,
     ) -> Poll<Result<(), Broken>> {
         if self.rest.is_empty() {
@@ -139,7 +139,7 @@ impl Pump {
     fn write(
         &mut self,
         cx: &mut Context<'_>,
-        to: &mut TcpStream,
+        to: &mut Stream,
         bytes: &[u8],
         moved: &Bytes,
     ) -> Result<usize, Broken> {
@@ -163,7 +163,7 @@ impl Pump {
     /// A splice that moves nothing has not seen the end: urgent data stops it before the bytes
     /// behind (tcp_read_sock of net/ipv4/tcp.c). So whether the source is empty or has ended is left
     /// to the read that follows, and readiness stays as it is until then.
-    fn fill(&mut self, from: &TcpStream) -> io::Result<bool> {
+    fn fill(&mut self, from: &Stream) -> io::Result<bool> {
         let Some(mut pipe) = self.pipe.take().or_else(Pipe::take) else {
             self.bulk = false;
             return Ok(false);
@@ -186,7 +186,7 @@ impl Pump {
     fn drain(
         &mut self,
         cx: &mut Context<'_>,
-        to: &TcpStream,
+        to: &Stream,
         moved: &Bytes,
     ) -> Poll<Result<(), Broken>> {
         let Some(pipe) = &mut self.pipe else { return Poll::Ready(Ok(())) };

@@ -30,6 +30,7 @@ use crate::drain::Drain;
 use crate::log::Repeats;
 use crate::metrics::UpstreamMetrics;
 use crate::mysql::client::Farewells;
+use crate::net::stream::Stream;
 use endpoint::EndpointState;
 use health::Standing;
 use lines::Lines;
@@ -200,7 +201,7 @@ impl Upstream {
 
     /// Ends a connection of [`Self::connect`] over which its server was told nothing, and waits until
     /// it has. `said` is what has been read of the greeting already.
-    pub async fn take_leave(&self, stream: TcpStream, said: Vec<u8>) {
+    pub async fn take_leave(&self, stream: impl Into<Stream>, said: Vec<u8>) {
         // It fails only by a panic, which the panic hook has told.
         let _ = self.farewells.say(stream, said).await;
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -24,9 +24,11 @@ use super::{PATIENCE, threads, until, until_it};
 
 /// A bridge that runs and has said so.
 pub struct Bridge {
-    /// The first of [`Self::listening`]; most bridges have one.
+    /// The first of [`Self::listening`]; most bridges have one, and port 0 stands for none.
     pub listen: SocketAddr,
     pub listening: Vec<SocketAddr>,
+    /// The paths of its Unix sockets.
+    pub sockets: Vec<PathBuf>,
     pub admin: SocketAddr,
     process: Process,
     log: Arc<Mutex<Vec<String>>>,
@@ -401,11 +403,12 @@ impl Setup {
             }
             log.lock().unwrap().join("\n")
         })?;
-        let (listening, admin) =
+        let (listening, sockets, admin) =
             addresses(&line).ok_or_else(|| format!("not a ready line: {line}"))?;
         Ok(Bridge {
-            listen: listening[0],
+            listen: listening.first().copied().unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into()),
             listening,
+            sockets,
             admin,
             process,
             log,
@@ -444,18 +447,21 @@ fn copy_for_all() -> TempDir {
 
 /// Where it listens and where its admin endpoint is, from
 /// `tidegate: listening on ADDRESS,… -> GATEWAY (pool off), …; admin on http://ADDRESS`.
-fn addresses(line: &str) -> Option<(Vec<SocketAddr>, SocketAddr)> {
+fn addresses(line: &str) -> Option<(Vec<SocketAddr>, Vec<PathBuf>, SocketAddr)> {
     let (listening, admin) = line.split_once("; admin on http://")?;
     let forwards =
         listening.strip_prefix("tidegate: listening on ")?.strip_suffix(" (pool off)")?;
-    let mut listen = Vec::new();
+    let (mut listen, mut sockets) = (Vec::new(), Vec::new());
     for forward in forwards.split(" (pool off), ") {
         let (addresses, _gateway) = forward.split_once(" -> ")?;
         for address in addresses.split(',') {
-            listen.push(address.parse().ok()?);
+            match address.strip_prefix("unix:") {
+                Some(path) => sockets.push(path.into()),
+                None => listen.push(address.parse().ok()?),
+            }
         }
     }
-    Some((listen, admin.parse().ok()?))
+    Some((listen, sockets, admin.parse().ok()?))
 }
 
 /// A file that lasts as long as the value.

@@ -153,6 +153,16 @@ impl MariaDb {
         client
     }
 
+    /// The command-line client at a Unix socket, which is a bridge's.
+    pub fn client_at(&self, socket: &Path) -> Command {
+        let mut client = command("mariadb");
+        client.args(["--no-defaults", "--protocol=socket", "--batch", "--skip-column-names"]);
+        client.arg(format!("--socket={}", socket.display()));
+        client.args([&format!("--user={USER}"), &format!("--password={PASSWORD}")]);
+        client.arg("--database=test");
+        client
+    }
+
     /// What the command-line client prints for a statement.
     pub fn query(&self, port: u16, sql: &str) -> String {
         let mut client = self.client(port);
