@@ -138,6 +138,9 @@ type start struct {
 
 var starts = make(chan start)
 
+// A TiDB needs seconds of processor time to come up; all at once on a small machine, the last would come too late.
+var startsAtOnce = make(chan struct{}, 3)
+
 // serveStarts starts what is asked for on the thread that calls it, until there is nothing more to measure.
 func serveStarts(finished <-chan struct{}) {
 	for {
@@ -152,6 +155,8 @@ func serveStarts(finished <-chan struct{}) {
 
 // launch starts a server with these options and returns when it accepts connections.
 func (s *settings) launch(options ...string) (*instance, error) {
+	startsAtOnce <- struct{}{}
+	defer func() { <-startsAtOnce }()
 	dir, err := os.MkdirTemp(s.dir, "server")
 	if err != nil {
 		return nil, err
