@@ -174,7 +174,7 @@ fn serve(config: Config, reload: impl Fn() -> Result<Config, Failure>) -> Result
         code: FAILED,
         message: format!(
             "cannot use a socket that was passed (LISTEN_FDS): {error}\n\
-             hint: a listener is a stream socket: ListenStream= in the socket unit"
+             hint: only TCP sockets are taken over: ListenStream=ADDRESS:PORT in the socket unit"
         ),
     })?;
     let logs = log::init(&config.log);

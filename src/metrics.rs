@@ -267,6 +267,13 @@ impl Metrics {
         }
     }
 
+    /// Connections open now, those of listeners that are gone among them.
+    pub fn open_connections(&self) -> i64 {
+        let families = self.open.collect();
+        let listeners = families.iter().flat_map(|family| family.get_metric());
+        listeners.map(|listener| listener.get_gauge().get_value() as i64).sum()
+    }
+
     /// All families in Prometheus' text format, version 0.0.4. `dropped` is the number of log
     /// lines dropped so far.
     pub fn render(&self, dropped: u64) -> Vec<u8> {

@@ -5,17 +5,18 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Instant;
 
-use socket2::{Domain, Socket, Type};
+use rustix::process::Signal;
 
 use support::bridge::{Bridge, Setup};
 use support::tcp::{
-    accept, connect, echo, is_reset, listener, read_exactly, read_to_the_end, try_connect,
+    accept, connect, connect_from, echo, is_reset, listener, read_exactly, read_to_the_end,
+    try_connect, try_connect_from,
 };
-use support::{PATIENCE, until, until_it};
+use support::{until, until_it};
 
 /// Begins a greeting.
 const HELLO: &[u8] = b"\x05\0\0\0hello";
@@ -81,7 +82,7 @@ fn a_source_beyond_its_share_is_told_1040_and_others_are_served() {
         told.1.contains("127.0.0.1") && told.1.contains("max_connections_per_source is 2"),
         "{told:?}"
     );
-    let _other = from([127, 0, 0, 2], bridge.listen);
+    let _other = connect_from("127.0.0.2", bridge.listen);
     let _served = accept(&server);
     assert_eq!(rejected(&bridge, "source"), 1.0);
 }
@@ -91,11 +92,9 @@ fn who_is_denied_is_told_1130_and_over_tcp_reset() {
     let server = listener();
     let text = "allow = [\"127.0.0.0/24\"]\ndeny = [\"127.0.0.9\"]";
     let bridge = Bridge::from_file(&file(text, &server)).start();
-    for (host, denied) in [([127, 0, 0, 1], false), ([127, 0, 0, 9], true), ([127, 0, 1, 1], true)]
-    {
-        let client = from(host, bridge.listen);
+    for (host, denied) in [("127.0.0.1", false), ("127.0.0.9", true), ("127.0.1.1", true)] {
+        let client = connect_from(host, bridge.listen);
         if denied {
-            let host = IpAddr::from(host);
             let told = error_of(&client);
             assert_eq!(told, (1130, format!("tidegate: host {host} is not allowed to connect")));
         } else {
@@ -106,7 +105,8 @@ fn who_is_denied_is_told_1130_and_over_tcp_reset() {
     assert_eq!(rejected(&bridge, "denied"), 2.0);
 
     let bridge = Bridge::tcp(echo()).flags(&["--deny", "127.0.0.9"]).start();
-    let end = from([127, 0, 0, 9], bridge.listen).read(&mut [0]).map(drop);
+    let client = try_connect_from("127.0.0.9", bridge.listen);
+    let end = client.and_then(|mut client| client.read(&mut [0]).map(drop));
     assert!(is_reset(&end), "{end:?}");
     assert!(answers(&connect(bridge.listen)));
 }
@@ -187,6 +187,23 @@ fn without_descriptors_newcomers_are_told_1040_and_others_go_on() {
 }
 
 #[test]
+fn whom_a_drain_finds_queued_while_descriptors_lack_is_told_so() {
+    const QUEUED: usize = 150;
+    let server = listener();
+    let setup = Bridge::to(server.local_addr().unwrap()).with_descriptors(110);
+    let flags = ["--max-connections", "1000", "--drain-timeout", "1s"];
+    let mut bridge = setup.flags(&flags).start();
+    bridge.stop();
+    let clients: Vec<TcpStream> = (0..QUEUED).map(|_| connect(bridge.listen)).collect();
+    bridge.signal(Signal::TERM);
+    bridge.signal(Signal::CONT);
+    let codes: Vec<u16> = clients.iter().map(|client| error(&read_to_the_end(client).0)).collect();
+    assert!(codes.contains(&1040), "{codes:?}");
+    assert!(codes.iter().all(|code| [1040, 1053].contains(code)), "{codes:?}");
+    assert_eq!(bridge.ends().code(), Some(0));
+}
+
+#[test]
 fn both_limits_of_the_host_are_logged_at_the_start() {
     let bridge = Bridge::tcp(echo()).with_descriptors(1_000).start();
     let said = |what: &str| bridge.log().iter().any(|line| line.contains(what));
@@ -234,16 +251,6 @@ fn error(packet: &[u8]) -> u16 {
 
 fn rejected(bridge: &Bridge, reason: &str) -> f64 {
     bridge.metrics().sum("tidegate_connections_rejected_total", &[("reason", reason)])
-}
-
-/// A client with that address.
-fn from(host: [u8; 4], bridge: SocketAddr) -> TcpStream {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from((host, 0)).into()).unwrap();
-    socket.connect_timeout(&bridge.into(), PATIENCE).unwrap();
-    let client = TcpStream::from(socket);
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
-    client
 }
 
 fn answers(mut client: &TcpStream) -> bool {

@@ -16,7 +16,7 @@ use support::mariadb::MariaDb;
 use support::process::{Process, command, installed, output};
 use support::tcp::{
     accept, connect_from, echo, free_port, is_listened_on, is_reset, listener, read_exactly,
-    read_to_the_end, reset, serve, unread_at_the_other_end, until_acknowledged,
+    read_to_the_end, reset, serve, try_connect_from, unread_at_the_other_end, until_acknowledged,
 };
 use support::{skip, until};
 
@@ -404,11 +404,11 @@ fn served(from: &str, bridge: &Bridge, header: &[u8]) -> TcpStream {
 
 /// A connection that begins with `header` and is reset.
 fn turned_away(from: &str, bridge: &Bridge, header: &[u8]) {
-    let mut client = connect_from(from, bridge.listen);
-    // Fails when it has been reset already.
-    let _ = client.write_all(header);
-    let mut byte = [0];
-    let end = client.read(&mut byte).map(drop);
+    let end = try_connect_from(from, bridge.listen).and_then(|mut client| {
+        // Fails when it has been reset already.
+        let _ = client.write_all(header);
+        client.read(&mut [0]).map(drop)
+    });
     assert!(is_reset(&end), "{end:?}");
 }
 

@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -18,7 +19,7 @@ use tempfile::TempDir;
 
 use support::bridge::{Bridge, Setup};
 use support::process::{command, output};
-use support::tcp::{connect, echo};
+use support::tcp::{connect, echo, is_reset, try_connect};
 use support::{PATIENCE, full_or, skip, until};
 
 /// Receives what a service manager is told.
@@ -102,11 +103,41 @@ fn a_socket_that_is_passed_is_served_by_name_or_by_address() {
 }
 
 #[test]
+fn a_passed_socket_that_a_reload_gives_up_can_be_had_back() {
+    let gateway = echo();
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let with = file(&address.to_string(), gateway);
+    let bridge = Bridge::from_file(&with).with_socket("tidegate.socket", &socket).start();
+    echoes(&connect(address));
+    bridge.rewrite(&file("127.0.0.1:0", gateway));
+    assert!(bridge.reload().contains("\"reloaded\""));
+    // The service manager still listens.
+    let waits = connect(address);
+    bridge.rewrite(&with);
+    assert!(bridge.reload().contains("\"reloaded\""));
+    echoes(&waits);
+    echoes(&connect(address));
+}
+
+#[test]
 fn a_passed_socket_that_anybody_can_reach_is_refused_without_a_word() {
     let socket = TcpListener::bind("0.0.0.0:0").unwrap();
     let setup = Bridge::from_file(&file("127.0.0.1:0", echo())).with_socket("app", &socket);
     let said = setup.try_start().err().expect("it serves");
     assert!(said.contains("allow_any"), "{said}");
+
+    // Nor does a reload take the word back.
+    let without = file("127.0.0.1:0", echo());
+    let with = without.replace("[upstream", "allow = [\"127.0.0.9\"]\n[upstream");
+    let bridge = Bridge::from_file(&with).with_socket("app", &socket).start();
+    bridge.rewrite(&without);
+    let said = bridge.reload();
+    assert!(said.contains("cannot reload") && said.contains("any host"), "{said}");
+    let local = SocketAddr::from(([127, 0, 0, 1], socket.local_addr().unwrap().port()));
+    // The reset may be there before the connect has returned.
+    let end = try_connect(local).and_then(|mut client| client.read(&mut [0]).map(drop));
+    assert!(is_reset(&end), "{end:?}");
 }
 
 #[test]
@@ -183,6 +214,45 @@ fn the_units_are_sound() {
     let known = |line: &&str| !(is_old && line.ends_with("ignoring: notify-reload"));
     let complaints: Vec<_> = said.lines().filter(known).collect();
     assert!(complaints.is_empty(), "{complaints:#?}");
+}
+
+/// What is not allowed ends the process with SIGSYS.
+#[test]
+fn the_unit_allows_the_owner_of_a_unix_socket_to_be_set() {
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/systemd/tidegate.service");
+    let unit = fs::read_to_string(unit).unwrap();
+    let mut allowed = BTreeSet::new();
+    for filter in unit.lines().filter_map(|line| line.strip_prefix("SystemCallFilter=")) {
+        let calls = |set| calls_of(set).unwrap_or_default();
+        match filter.strip_prefix('~') {
+            Some(set) => allowed = &allowed - &calls(set),
+            None => allowed.append(&mut calls(filter)),
+        }
+    }
+    if allowed.is_empty() {
+        return skip("no systemd-analyze");
+    }
+    // lchown(2) has a number of its own on some architectures only.
+    for call in ["lchown", "fchownat", "fchmod", "flock", "accept4", "splice"] {
+        assert!(allowed.contains(call), "{call} is not allowed");
+    }
+    assert!(!allowed.contains("reboot"), "the filter is not understood");
+}
+
+/// The system calls of a set such as `@chown`, those of the sets in it as well.
+fn calls_of(set: &str) -> Option<BTreeSet<String>> {
+    let mut list = command("systemd-analyze");
+    list.args(["syscall-filter", set]);
+    let listed = output(list);
+    let text = listed.status.success().then(|| String::from_utf8(listed.stdout).unwrap())?;
+    let mut calls = BTreeSet::new();
+    for name in text.lines().skip(1).map(str::trim).filter(|name| !name.starts_with('#')) {
+        match name.starts_with('@') {
+            true => calls.append(&mut calls_of(name)?),
+            false => drop(calls.insert(name.to_owned())),
+        }
+    }
+    Some(calls)
 }
 
 fn file(bind: &str, gateway: SocketAddr) -> String {

@@ -71,13 +71,6 @@ pub struct View {
     pub token: Option<String>,
 }
 
-impl View {
-    /// Sessions that are open on all listeners.
-    pub fn open(&self) -> i64 {
-        self.proxies.iter().map(|proxy| proxy.metrics.open.get()).sum()
-    }
-}
-
 /// The endpoint at work.
 pub struct Admin {
     parts: Parts,
@@ -183,7 +176,7 @@ impl Admin {
         info!(%peer, "drain asked for over HTTP");
         let already = if self.parts.drain.phase() == Phase::Serving { "" } else { "already " };
         self.parts.drain.begin();
-        let open = self.view().open();
+        let open = self.parts.metrics.open_connections();
         let sessions = if open == 1 { "session is" } else { "sessions are" };
         reply(StatusCode::OK, TEXT, format!("{already}draining, {open} {sessions} open\n"))
     }

@@ -78,26 +78,40 @@ impl Binding {
     }
 }
 
-/// Has listeners bind what was passed under their names, whatever the file says.
-pub(super) fn bind_as_passed(listeners: &mut [ListenerConfig], passed: &[(String, SocketAddr)]) {
+/// Has listeners bind what was passed under their names, whatever the file says. That has been
+/// validated with the addresses of the file, so who may connect to these is looked at here.
+pub(super) fn bind_as_passed(
+    listeners: &mut [ListenerConfig],
+    passed: &[Inherited],
+) -> Result<(), BuildError> {
     for listener in listeners {
-        let own = passed.iter().filter(|(name, _)| *name == listener.name);
-        let own: Vec<_> = own.map(|(_, address)| Bind::Address(*address)).collect();
+        let own = passed.iter().filter(|one| one.name == listener.name);
+        let own: Vec<_> = own.map(|one| one.address).collect();
+        if let Some(address) = own.iter().find(|address| listener.is_exposed_at(**address)) {
+            let (listener, address) = (listener.name.clone(), *address);
+            return Err(BuildError::Exposed { listener, address });
+        }
         if !own.is_empty() {
-            listener.bind = own;
+            listener.bind = own.into_iter().map(Bind::Address).collect();
         }
     }
+    Ok(())
 }
 
-/// The sockets that were passed at the start, each for the listener that asks for its address.
+/// Adds the sockets that were passed at the start to `bindings`, each for the listener that asks for its
+/// address, unless they are there.
 pub(super) fn adopt(
-    inherited: Vec<Inherited>,
+    passed: &[Inherited],
     listeners: &[ListenerConfig],
     threads: usize,
     tcp: &Tcp,
-) -> Result<Vec<Binding>, BuildError> {
-    let mut adopted = Vec::new();
-    for Inherited { name, address, socket } in inherited {
+    bindings: &mut Vec<Binding>,
+) -> Result<(), BuildError> {
+    for Inherited { name, address, socket } in passed {
+        let address = *address;
+        if bindings.iter().any(|one| one.address == Address::Tcp(address)) {
+            continue;
+        }
         let asks = |listener: &&ListenerConfig| {
             listener.bind.iter().flat_map(|bind| bind.addresses()).any(|asked| asked == address)
         };
@@ -105,20 +119,17 @@ pub(super) fn adopt(
             warn!(name, %address, "a socket was passed that is no listener's by name or address");
             continue;
         };
-        if listener.is_exposed_at(address) {
-            return Err(BuildError::Exposed { listener: listener.name.clone(), address });
-        }
-        let sockets = listener::share(&socket, threads, tcp)
+        let sockets = listener::share(socket, threads, tcp)
             .map_err(|source| BuildError::Bind { address, source })?;
         let (listener, state) = (listener.name.clone(), State::Bound(sockets));
         let (asked, address) = (Address::Tcp(address), Address::Tcp(address));
-        adopted.push(Binding { listener, asked, address, shared: true, state });
+        bindings.push(Binding { listener, asked, address, shared: true, state });
     }
-    Ok(adopted)
+    Ok(())
 }
 
 /// Finds or opens the addresses of `listeners`, those of each together, in their order. What is found
-/// is taken out of `old`; when one cannot be opened, all of them are put back.
+/// is taken out of `old`; when one cannot be opened, all that are served are put back.
 pub(super) fn bind_all(
     listeners: &[ListenerConfig],
     threads: usize,
@@ -133,8 +144,8 @@ pub(super) fn bind_all(
         let result = bind(listener, threads, tcp, old, &held, &mut own);
         bound.push(own);
         if let Err(error) = result {
-            let all = bound.into_iter().flatten();
-            old.extend(all.filter(|one| matches!(one.state, State::Serving(_))));
+            old.extend(bound.into_iter().flatten());
+            old.retain(|one| matches!(one.state, State::Serving(_)));
             return Err(error);
         }
     }

@@ -85,7 +85,7 @@ pub enum RunError {
     #[error("cannot start a data thread")]
     Thread(#[source] io::Error),
     /// A task that the bridge cannot do without panicked; the log has where.
-    #[error("a control task panicked")]
+    #[error("a task that the bridge cannot do without panicked")]
     Panicked,
     /// A socket cannot be handed to the runtime.
     #[error("cannot use a listening socket")]

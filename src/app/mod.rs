@@ -66,8 +66,8 @@ pub struct App {
     /// Until it runs.
     admin_socket: Option<Socket>,
     admin_address: SocketAddr,
-    /// Names and addresses of sockets that the service manager passed.
-    passed: Vec<(String, SocketAddr)>,
+    /// What the service manager passed. Kept, as a listener that a reload removes may come back.
+    passed: Vec<Inherited>,
     /// What is served at the time; the admin endpoint looks at it.
     view: watch::Sender<Arc<View>>,
     bindings: Vec<Binding>,
@@ -109,10 +109,10 @@ impl App {
     ) -> Result<Self, BuildError> {
         let capacity = capacity(raise_file_limit(), config.threads);
         let token = preflight(&config)?;
-        let passed: Vec<_> = inherited.iter().map(|one| (one.name.clone(), one.address)).collect();
-        bind_as_passed(&mut config.listeners, &passed);
-        let mut adopted = adopt(inherited, &config.listeners, config.threads, &config.tcp)?;
-        let bound = bind_all(&config.listeners, config.threads, &config.tcp, &mut adopted)?;
+        bind_as_passed(&mut config.listeners, &inherited)?;
+        let mut bindings = Vec::new();
+        adopt(&inherited, &config.listeners, config.threads, &config.tcp, &mut bindings)?;
+        let bound = bind_all(&config.listeners, config.threads, &config.tcp, &mut bindings)?;
         let (admin_address, mut admin_socket) = open(config.admin, 1, &config.tcp, false)?;
         let (threads, receivers) = (0..config.threads).map(|_| mpsc::unbounded_channel()).unzip();
         let mut app = Self {
@@ -125,7 +125,7 @@ impl App {
             capacity,
             admin_socket: admin_socket.pop(),
             admin_address,
-            passed,
+            passed: inherited,
             view: watch::Sender::default(),
             bindings: Vec::new(),
             threads,
@@ -164,9 +164,17 @@ impl App {
         mut reloads: mpsc::Receiver<Result<Config, String>>,
     ) -> Result<(), RunError> {
         let mut runtimes = vec![Handle::current()];
+        let (panics, mut panicked) = mpsc::unbounded_channel();
         for (number, inbox) in take(&mut self.receivers).into_iter().enumerate() {
             let (periods, repeats) = (self.periods.subscribe(), self.log.repeats().clone());
-            runtimes.push(threads::start(number, inbox, &self.drain, periods, repeats)?);
+            runtimes.push(threads::start(
+                number,
+                inbox,
+                &self.drain,
+                periods,
+                repeats,
+                panics.clone(),
+            )?);
         }
         let log = self.log.clone();
         let admin = Admin::new(Parts {
@@ -200,6 +208,7 @@ impl App {
                     self.reload(config);
                     systemd::ready(&self.ready_line());
                 }
+                Some(()) = panicked.recv() => result = self.end_for_a_panic(),
                 Some(ended) = control.join_next() => if is_panic(&ended) {
                     result = self.end_for_a_panic();
                 },
@@ -212,9 +221,9 @@ impl App {
         result
     }
 
-    /// Without it the bridge would go on with old addresses or without probes.
+    /// Without it the bridge would go on with old addresses, without probes, or deaf on one thread.
     fn end_for_a_panic(&self) -> Result<(), RunError> {
-        error!("a control task panicked: draining");
+        error!("a task that the bridge cannot do without panicked: draining");
         self.drain.begin();
         Err(RunError::Panicked)
     }
@@ -245,7 +254,7 @@ impl App {
     }
 
     fn open(&self) -> i64 {
-        self.view.borrow().open()
+        self.metrics.open_connections()
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tracing::{error, info, warn};
 
-use super::bindings::{Binding, bind_all, bind_as_passed};
+use super::bindings::{Binding, adopt, bind_all, bind_as_passed};
 use super::threads::ToThread;
 use super::{App, BuildError, period, preflight};
 use crate::admin::View;
@@ -26,13 +26,14 @@ impl App {
 
     fn adopt(&mut self, mut config: Config) -> Result<(), BuildError> {
         let token = preflight(&config)?;
-        bind_as_passed(&mut config.listeners, &self.passed);
+        bind_as_passed(&mut config.listeners, &self.passed)?;
         let changes = config::changes(&self.config, &config);
         let of = |class| {
             let keys = changes.iter().filter(|(_, its)| *its == class).map(|(key, _)| *key);
             keys.collect::<Vec<_>>().join(" ")
         };
         config::keep_until_restart(&mut config, &self.config);
+        adopt(&self.passed, &config.listeners, config.threads, &config.tcp, &mut self.bindings)?;
         let bound = bind_all(&config.listeners, config.threads, &config.tcp, &mut self.bindings)?;
         self.log.set_level(config.log.level);
         self.limits.set_most(config.max_connections.unwrap_or(self.capacity));

@@ -41,8 +41,10 @@ pub(super) async fn watch_over(threads: Vec<mpsc::UnboundedSender<ToThread>>) ->
         for thread in &threads {
             let (ask, answer) = oneshot::channel();
             let _ = thread.send(ToThread::Answer(ask));
-            // One that hangs keeps this from going on, and the service manager acts.
-            let _ = answer.await;
+            // One that hangs, or is gone, keeps this from going on, and the service manager acts.
+            if answer.await.is_err() {
+                return pending().await;
+            }
         }
         systemd::alive();
     }
@@ -57,6 +59,7 @@ pub(super) fn start(
     drain: &Drain,
     periods: watch::Receiver<Duration>,
     repeats: Repeats,
+    panics: mpsc::UnboundedSender<()>,
 ) -> Result<Handle, RunError> {
     let runtime =
         runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::Thread)?;
@@ -64,7 +67,9 @@ pub(super) fn start(
     let (drain, member) = (drain.clone(), drain.join());
     thread::Builder::new()
         .name(format!("tidegate-{number}"))
-        .spawn(move || runtime.block_on(carry(number, inbox, drain, member, periods, repeats)))
+        .spawn(move || {
+            runtime.block_on(carry(number, inbox, drain, member, periods, repeats, panics))
+        })
         .map_err(RunError::Thread)?;
     Ok(handle)
 }
@@ -77,6 +82,7 @@ async fn carry(
     member: TaskTrackerToken,
     periods: watch::Receiver<Duration>,
     repeats: Repeats,
+    panics: mpsc::UnboundedSender<()>,
 ) {
     let watch = tokio::spawn(relay::look_after(drain.clone(), periods));
     let mut tasks = JoinSet::new();
@@ -101,22 +107,18 @@ async fn carry(
             },
             // After the inbox: what is queued in a socket that waits there is still served.
             () = drain.reached(Phase::Draining) => break,
-            Some(ended) = tasks.join_next() => mind_panic(ended, &drain),
+            Some(Err(_)) = tasks.join_next() => drop(panics.send(())),
         }
     }
     while let Some(ended) = tasks.join_next().await {
-        mind_panic(ended, &drain);
+        if ended.is_err() {
+            // The bridge may have ended already.
+            let _ = panics.send(());
+        }
     }
     drop(member);
     drain.reached(Phase::Closing).await;
     // Wakes the relays that are left; it ends by itself after that.
     let _ = watch.await;
     drain.empty().await;
-}
-
-fn mind_panic(ended: Result<(), tokio::task::JoinError>, drain: &Drain) {
-    if ended.is_err() {
-        error!("a task of a data thread panicked: draining");
-        drain.begin();
-    }
 }

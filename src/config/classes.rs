@@ -17,8 +17,8 @@ pub enum Class {
 
 use Class::{Live, NewSessions, Restart};
 
-/// Every key, those of sections as well as those above them.
-const CLASSES: &[(&str, Class)] = &[
+/// Every key above the sections.
+const TOP: &[(&str, Class)] = &[
     ("admin", Restart),
     ("admin_token_file", Live),
     ("threads", Restart),
@@ -36,6 +36,10 @@ const CLASSES: &[(&str, Class)] = &[
     ("congestion_control", NewSessions),
     ("log_format", Restart),
     ("log_level", Live),
+];
+
+/// Every key of a listener.
+const LISTENER: &[(&str, Class)] = &[
     ("bind", Live),
     ("unix_mode", Restart),
     ("unix_owner", Restart),
@@ -46,6 +50,7 @@ const CLASSES: &[(&str, Class)] = &[
     ("allow_any", Live),
     ("allow", NewSessions),
     ("deny", NewSessions),
+    ("max_connections", NewSessions),
     ("max_connections_per_source", NewSessions),
     ("accept_rate", NewSessions),
     ("queue", NewSessions),
@@ -56,6 +61,10 @@ const CLASSES: &[(&str, Class)] = &[
     ("max_lifetime", NewSessions),
     ("proxy_protocol_from", NewSessions),
     ("proxy_protocol_timeout", NewSessions),
+];
+
+/// Every key of an upstream.
+const UPSTREAM: &[(&str, Class)] = &[
     ("gateway", NewSessions),
     ("connect_timeout", NewSessions),
     ("dial_deadline", NewSessions),
@@ -70,6 +79,10 @@ const CLASSES: &[(&str, Class)] = &[
     ("warm_min", NewSessions),
     ("warm_max_age", NewSessions),
 ];
+
+/// The kinds of places in a file, and their keys.
+const KINDS: [(&str, &[(&str, Class)]); 3] =
+    [("", TOP), ("listener", LISTENER), ("upstream", UPSTREAM)];
 
 impl Class {
     /// The words of `config/full.toml`.
@@ -86,28 +99,37 @@ impl Class {
 /// of its `name`.
 pub fn changes(old: &Config, new: &Config) -> Vec<(&'static str, Class)> {
     let (old, new) = (places(old), places(new));
-    let differs = |key: &str| {
+    let differs = |kind: &str, key: &str| {
         if key == "name" {
             return old.len() != new.len() || old.iter().zip(&new).any(|(a, b)| a.0 != b.0);
         }
-        old.iter().any(|(place, values)| {
+        old.iter().filter(|(place, _)| place.0 == kind).any(|(place, values)| {
             let same_place = new.iter().find(|(other, _)| other == place);
             same_place.is_some_and(|(_, others)| values.get(key) != others.get(key))
         })
     };
-    CLASSES.iter().filter(|(key, _)| differs(key)).copied().collect()
+    let of = |(kind, keys): &(&'static str, &'static [(&'static str, Class)])| {
+        let kind = *kind;
+        keys.iter().filter(move |(key, _)| differs(kind, key)).copied().collect::<Vec<_>>()
+    };
+    KINDS.iter().flat_map(of).collect()
 }
 
-/// Puts back what holds until the next start. A Unix socket's file needs nothing: it stays as it was
-/// made.
+/// Puts back what holds until the next start.
 pub fn keep_until_restart(new: &mut Config, old: &Config) {
     new.admin = old.admin;
     new.threads = old.threads;
     new.log.format = old.log.format;
+    for listener in &mut new.listeners {
+        let before = old.listeners.iter().find(|before| before.name == listener.name);
+        if let Some(before) = before.filter(|before| before.has_unix_sockets()) {
+            listener.unix = before.unix.clone();
+        }
+    }
 }
 
-/// The tables of the file with the names of their sections.
-fn places(config: &Config) -> Vec<(String, Table)> {
+/// The tables of the file, each with the kind of its place and its name.
+fn places(config: &Config) -> Vec<((&'static str, String), Table)> {
     let mut top = Table::try_from(config).expect("every field has a TOML form");
     let listeners = match top.remove("listener") {
         Some(Value::Array(listeners)) => listeners,
@@ -117,15 +139,15 @@ fn places(config: &Config) -> Vec<(String, Table)> {
         Some(Value::Table(upstreams)) => upstreams,
         _ => Table::new(),
     };
-    let mut places = vec![(String::new(), top)];
+    let mut places = vec![(("", String::new()), top)];
     for listener in listeners {
         let Value::Table(listener) = listener else { continue };
-        let name = listener.get("name").and_then(Value::as_str).unwrap_or_default();
-        places.push((format!("listener {name}"), listener));
+        let name = listener.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+        places.push((("listener", name), listener));
     }
     for (name, upstream) in upstreams {
         let Value::Table(upstream) = upstream else { continue };
-        places.push((format!("upstream {name}"), upstream));
+        places.push((("upstream", name), upstream));
     }
     places
 }
@@ -151,9 +173,8 @@ mod tests {
                 told.push((key, class.trim_end_matches('.')));
             }
         }
-        let mut known: Vec<_> = CLASSES.iter().map(|(key, class)| (*key, class.as_str())).collect();
-        // Above the sections and in them.
-        known.push(("max_connections", "new sessions"));
+        let all = KINDS.iter().flat_map(|(_, keys)| keys.iter());
+        let mut known: Vec<_> = all.map(|(key, class)| (*key, class.as_str())).collect();
         known.sort_unstable();
         told.sort_unstable();
         assert_eq!(told, known);
@@ -172,6 +193,11 @@ mod tests {
             changed("[[listener]]\nname = \"x\"\n", "[[listener]]\nname = \"x\"\nqueue = 7\n"),
             ["queue"]
         );
+        assert_eq!(
+            changes(&of("[[listener]]\n"), &of("[[listener]]\nmax_connections = 7\n")),
+            [("max_connections", NewSessions)]
+        );
+        assert_eq!(changes(&of(""), &of("max_connections = 7\n")), [("max_connections", Live)]);
         assert_eq!(
             changed("[[listener]]\nname = \"x\"\n", "[[listener]]\nname = \"y\"\nqueue = 7\n"),
             ["name"]

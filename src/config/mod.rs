@@ -182,6 +182,11 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// Whether there are files of its own.
+    pub fn has_unix_sockets(&self) -> bool {
+        self.bind.iter().any(|bind| matches!(bind, Bind::Unix(_)))
+    }
+
     /// Whether any host that reaches this address of it could use the gateway, and nobody has said
     /// that this is meant.
     pub fn is_exposed_at(&self, address: SocketAddr) -> bool {

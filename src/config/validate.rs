@@ -240,7 +240,7 @@ fn finish_listeners(
         )
         .hint("leave it out, or set `bind` in the [[listener]] that is meant"));
     }
-    let mut names = BTreeSet::new();
+    let (mut names, mut places) = (BTreeSet::new(), BTreeSet::new());
     let mut listeners = Vec::new();
     for mut section in sections {
         let mut keys = Keys { section: &mut section, overrides };
@@ -311,9 +311,24 @@ fn finish_listeners(
             )
             .hint("give each a `name` or a `bind` of its own"));
         }
+        if let Some(twice) = places_of(&listener).find(|place| !places.insert(place.clone())) {
+            return Err(ConfigError::new(source, format!("{twice} is bound twice"))
+                .hint("the kernel would deal its connections out; give it to one listener, once"));
+        }
         listeners.push(listener);
     }
     Ok(listeners)
+}
+
+/// Where a listener is, as far as it is known before it is bound.
+fn places_of(listener: &Listener) -> impl Iterator<Item = String> {
+    listener.bind.iter().flat_map(|bind| match bind {
+        Bind::Unix(_) => vec![bind.to_string()],
+        _ => {
+            let known = bind.addresses().into_iter().filter(|address| address.port() != 0);
+            known.map(|address| address.to_string()).collect()
+        }
+    })
 }
 
 /// Whether a listener would accept what is sent to the gateway, as far as names alone tell.

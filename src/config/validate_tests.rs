@@ -84,6 +84,25 @@ fn a_bind_that_other_hosts_reach_must_be_meant() {
 }
 
 #[test]
+fn an_address_is_bound_once() {
+    let two = |one: &str, other: &str| {
+        format!("{SMALL}[[listener]]\nname = \"a\"\nbind = {one}\n[[listener]]\nbind = {other}\n")
+    };
+    for (one, other, twice) in [
+        ("\"127.0.0.1:1\"", "\"127.0.0.1:1\"", "127.0.0.1:1"),
+        ("\"[::1]:1\"", "\"localhost:1\"", "[::1]:1"),
+        ("\"unix:/a\"", "[\"127.0.0.1:1\", \"unix:/a\"]", "unix:/a"),
+        ("\"127.0.0.1:1\"", "[\"127.0.0.1:2\", \"localhost:2\"]", "127.0.0.1:2"),
+    ] {
+        let said = error(&two(one, other));
+        assert!(said.contains(&format!("{twice} is bound twice")), "{said}");
+    }
+    for other in ["\"127.0.0.2:1\"", "\"[::]:1\"\nallow_any = true", "\"localhost:0\""] {
+        parse(&two("[\"127.0.0.1:1\", \"127.0.0.1:0\"]", other), "fine.toml").unwrap();
+    }
+}
+
+#[test]
 fn a_listener_names_an_upstream_that_exists() {
     let text = format!("{SMALL}[[listener]]\nupstream = \"tibd\"\n");
     assert!(error(&text).contains("no such upstream\nhint: the file has [upstream.tidb]"));

@@ -6,3 +6,5 @@
 pub mod client;
 pub mod handshake;
 pub mod packet;
+#[cfg(test)]
+mod transcripts_tests;

@@ -44,18 +44,17 @@ impl Peer {
 
     /// Whether it is on this host.
     pub fn is_local(&self) -> bool {
-        match self {
-            // `::ffff:127.0.0.1` does not come up: an IPv6 socket here is IPv6 only.
-            Self::Tcp(address) => address.ip().is_loopback(),
-            Self::Unix(_) => true,
-        }
+        self.ip().is_none_or(|ip| ip.is_loopback())
     }
 }
 
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp(address) => address.fmt(f),
+            // A socket that was passed may be for IPv4 as well.
+            Self::Tcp(address) => {
+                SocketAddr::new(address.ip().to_canonical(), address.port()).fmt(f)
+            }
             // A process of another PID namespace has no number here: the kernel says 0.
             Self::Unix(process) => match process.pid().filter(|pid| *pid > 0) {
                 Some(pid) => write!(f, "unix:pid={pid},uid={}", process.uid()),

@@ -1,12 +1,10 @@
 //! Listening sockets, one per data thread and address, and an accept that never fails.
 
-use std::cell::Cell;
-use std::fs::File;
 use std::future::poll_fn;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Type};
@@ -16,6 +14,7 @@ use tracing::{Level, warn};
 
 use super::address::Peer;
 use super::socket::configure;
+use super::spare;
 use super::stream::Stream;
 use super::unix::SocketFile;
 use crate::config::Tcp;
@@ -25,11 +24,6 @@ use crate::log::{Kind, Labels, Repeats};
 pub(super) const BACKLOG: i32 = 4096;
 /// The first and the longest pause after an accept that failed for want of descriptors or memory.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
-
-thread_local! {
-    /// A descriptor that is given up when there is no other, so that who connects then is told.
-    static SPARE: Cell<Option<File>> = const { Cell::new(None) };
-}
 
 /// Opens `count` sockets that listen on `address` together. Port 0 picks one port for all.
 ///
@@ -123,6 +117,13 @@ pub struct Listener {
     shared: bool,
 }
 
+/// What waits in the kernel on a socket that nobody accepts on any more.
+#[derive(Debug)]
+pub struct Queue {
+    socket: Option<Socket>,
+    congestion_control: Option<String>,
+}
+
 /// What came of an accept.
 #[derive(Debug)]
 pub enum Accepted {
@@ -162,7 +163,7 @@ impl Listener {
         shared: bool,
         repeats: &Repeats,
     ) -> io::Result<Self> {
-        keep_spare();
+        spare::keep();
         let labels = Labels { listener: Some(name.to_owned()), ..Labels::default() };
         Ok(Self {
             name: name.to_owned(),
@@ -191,39 +192,27 @@ impl Listener {
     /// without a word it is reset.
     pub async fn accept(&mut self, last_word: &[u8]) -> Accepted {
         loop {
-            let accepted = match &self.socket {
-                Serving::Tcp(socket) => {
-                    let accepted = socket.accept().await;
-                    accepted.map(|(stream, peer)| (stream.into(), Peer::Tcp(peer)))
-                }
-                Serving::Unix(socket, _) => {
-                    socket.accept().await.and_then(|(stream, _)| from_process(stream))
-                }
-            };
-            match accepted {
+            match poll_fn(|cx| self.socket.poll_accept(cx)).await {
                 Ok((stream, peer)) => {
                     self.backoff = BACKOFF.0;
                     insist(&stream, self.congestion_control.as_deref());
                     return Accepted::Connection(stream, peer);
                 }
                 Err(error) if is_of_one_connection(&error) => {}
-                Err(error) if is_out_of_descriptors(&error) && SPARE.take().is_some() => {
+                Err(error) if spare::is_needed(&error) && spare::give_up() => {
                     // Not awaited: meanwhile it may have left, or another thread has taken it.
-                    let accepted = poll_fn(|cx| Poll::Ready(self.socket.poll_accept(cx))).await;
-                    let turned_away = match accepted {
-                        Poll::Ready(Ok((stream, peer))) => {
-                            turn_away(stream, last_word);
-                            Some(peer)
-                        }
+                    let mut now = Context::from_waker(Waker::noop());
+                    let accepted = match self.socket.poll_accept(&mut now) {
+                        Poll::Ready(Ok(accepted)) => Some(turn_away(accepted, last_word)),
                         _ => None,
                     };
-                    keep_spare();
-                    if let Some(peer) = turned_away {
-                        return Accepted::TurnedAway(peer);
+                    spare::keep();
+                    if let Some(turned_away) = accepted {
+                        return turned_away;
                     }
                 }
                 Err(error) => {
-                    keep_spare();
+                    spare::keep();
                     if self.cannot_accept.admit() {
                         let (listener, pause) = (&*self.name, self.backoff);
                         warn!(listener, %error, ?pause, "cannot accept");
@@ -241,7 +230,7 @@ impl Listener {
     /// completes between the last accept and the close is reset all the same: the kernel has no
     /// call that stops the one without the other. For a Unix socket it has one. Nothing of a shared
     /// socket: closing that resets nobody.
-    pub fn into_queued(self) -> impl Iterator<Item = (Stream, Peer)> {
+    pub fn into_queue(self) -> Queue {
         // Taken off the reactor: its readiness may lag behind the queue, accept(2) does not.
         let socket = match self.socket {
             Serving::Tcp(socket) => {
@@ -255,19 +244,36 @@ impl Listener {
                 Some(Socket::Unix(socket, Arc::new(file)))
             }),
         };
-        let congestion_control = self.congestion_control;
-        std::iter::from_fn(move || {
-            loop {
-                match socket.as_ref()?.accept() {
-                    Ok((stream, peer)) => {
-                        insist(&stream, congestion_control.as_deref());
-                        return Some((stream, peer));
-                    }
-                    Err(error) if is_of_one_connection(&error) => {}
-                    Err(_) => return None,
+        Queue { socket, congestion_control: self.congestion_control }
+    }
+}
+
+impl Queue {
+    /// The next connection. Where descriptors lack it gets `last_word`, as with [`Listener::accept`].
+    pub async fn next(&mut self, last_word: &[u8]) -> Option<Accepted> {
+        let socket = self.socket.as_ref()?;
+        loop {
+            match socket.accept() {
+                Ok((stream, peer)) => {
+                    insist(&stream, self.congestion_control.as_deref());
+                    return Some(Accepted::Connection(stream, peer));
                 }
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) if spare::is_needed(&error) => {
+                    let accepted = if spare::give_up() { socket.accept() } else { Err(error) };
+                    let accepted = accepted.map(|one| turn_away(one, last_word));
+                    spare::keep();
+                    match accepted {
+                        Ok(turned_away) => return Some(turned_away),
+                        // Without a descriptor the kernel does not even look whether it is empty.
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                        // Another thread was faster to use it; sessions end in the end.
+                        Err(_) => sleep(BACKOFF.0).await,
+                    }
+                }
+                Err(_) => return None,
             }
-        })
+        }
     }
 }
 
@@ -286,24 +292,15 @@ fn insist(stream: &Stream, congestion_control: Option<&str>) {
     }
 }
 
-/// Opens the spare descriptor unless it is open, as far as there is one.
-fn keep_spare() {
-    let spare = SPARE.take().or_else(|| File::open("/dev/null").ok());
-    SPARE.set(spare);
-}
-
-fn is_out_of_descriptors(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
-}
-
 /// Says what there is to say, without waiting: the buffer of a new connection is empty.
-fn turn_away(stream: Stream, last_word: &[u8]) {
+fn turn_away((stream, peer): (Stream, Peer), last_word: &[u8]) -> Accepted {
     match last_word {
         [] => stream.reset_on_close(),
         // Past the reactor, which does not know yet that the socket takes bytes. A peer that is gone
         // already need not be told.
         _ => drop(SockRef::from(&stream).send(last_word)),
     }
+    Accepted::TurnedAway(peer)
 }
 
 /// accept(2): errors of the connection itself are delivered by accept on Linux.
@@ -377,7 +374,12 @@ mod tests {
         let listener = listener(sockets.remove(0), &tcp(), false);
         let clients: Vec<_> =
             (0..20).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
-        assert_eq!(listener.into_queued().count(), clients.len());
+        let mut queue = listener.into_queue();
+        for _ in &clients {
+            assert!(matches!(queue.next(b"").await, Some(Accepted::Connection(..))));
+        }
+        assert!(queue.next(b"").await.is_none());
+        drop(queue);
         assert!(std::net::TcpStream::connect(address).is_err());
     }
 
@@ -388,7 +390,7 @@ mod tests {
         let Socket::Tcp(socket) = sockets.remove(0) else { panic!("not TCP") };
         let shared = share(&socket, 1, &tcp()).unwrap().remove(0);
         let _client = std::net::TcpStream::connect(address).unwrap();
-        assert_eq!(listener(shared, &tcp(), true).into_queued().count(), 0);
+        assert!(listener(shared, &tcp(), true).into_queue().next(b"").await.is_none());
         assert!(socket.accept().is_ok());
     }
 }

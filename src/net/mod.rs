@@ -7,5 +7,6 @@ pub mod proxy_protocol;
 #[cfg(test)]
 mod proxy_protocol_tests;
 pub mod socket;
+mod spare;
 pub mod stream;
 pub mod unix;

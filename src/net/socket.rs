@@ -8,10 +8,9 @@ use nix::getsockopt_impl;
 use nix::sockopt_impl;
 use nix::sys::socket::getsockopt;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::ioctl_fionread;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::stream::Stream;
@@ -75,7 +74,9 @@ pub struct TcpInfo {
     rttvar_to_rcv_space: [u32; 7],
     /// Segments sent again over the connection's life.
     pub total_retrans: u32,
-    pacing_rate_to_bytes_received: [u64; 4],
+    pacing_rate_to_bytes_acked: [u64; 3],
+    /// Bytes that the peer has sent, read or not.
+    pub bytes_received: u64,
     segs_out_and_in: [u32; 2],
     /// Bytes in the send queue that were not sent yet.
     pub notsent_bytes: u32,
@@ -101,6 +102,12 @@ impl TcpInfo {
     pub fn is_over(&self) -> bool {
         // TCP_CLOSE of include/net/tcp_states.h.
         self.state == 7
+    }
+
+    /// Whether it is open both ways.
+    pub fn is_established(&self) -> bool {
+        // TCP_ESTABLISHED.
+        self.state == 1
     }
 
     /// Whether the peer owes an answer that a live peer would have given.
@@ -143,23 +150,9 @@ pub fn unread_by_peer(stream: &UnixStream) -> io::Result<u32> {
 /// Whether a Unix socket's peer has closed both directions, and not merely said that it will say no
 /// more. Also true when this end has done the latter and so has the peer.
 pub fn is_hung_up(stream: &UnixStream) -> bool {
-    events(stream, PollFlags::empty()).is_ok_and(|events| events.contains(PollFlags::HUP))
-}
-
-/// Bytes that have come and were not read. An error when no more will come: the peer has closed its
-/// direction, or the connection is broken.
-pub fn unread(stream: &TcpStream) -> io::Result<u64> {
-    match events(stream, PollFlags::RDHUP)? {
-        events if events.is_empty() => Ok(ioctl_fionread(stream)?),
-        _ => Err(io::ErrorKind::UnexpectedEof.into()),
-    }
-}
-
-/// Which of these a socket has to tell now, besides `HUP` and `ERR`.
-fn events(stream: &impl AsFd, asked: PollFlags) -> io::Result<PollFlags> {
-    let mut asked = [PollFd::new(stream, asked)];
-    poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
-    Ok(asked[0].revents())
+    let mut asked = [PollFd::new(stream, PollFlags::empty())];
+    let polled = poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+    polled.is_ok() && asked[0].revents().contains(PollFlags::HUP)
 }
 
 /// Closes, over TCP with an RST, which throws the send queue away.

@@ -169,7 +169,7 @@ impl Drop for SocketFile {
 /// Opens `count` handles on a socket that listens at `path`.
 pub fn bind(path: &Path, count: usize, settings: &UnixSocket) -> Result<Vec<Socket>, BindError> {
     preflight(path, settings)?;
-    let _lock =
+    let lock =
         Lock::wait_for(path).map_err(|source| BindError::Lock { path: lock_path(path), source })?;
     if is_a_socket(path)? {
         if is_served(path).map_err(BindError::Unclear)? {
@@ -178,6 +178,8 @@ pub fn bind(path: &Path, count: usize, settings: &UnixSocket) -> Result<Vec<Sock
         fs::remove_file(path).map_err(BindError::Stale)?;
     }
     let (socket, file) = make(path, settings)?;
+    // It listens: from now on whoever looks finds it served.
+    drop(lock);
     let file = Arc::new(file);
     let mut sockets = Vec::new();
     for _ in 1..count {
@@ -219,8 +221,11 @@ fn make(path: &Path, settings: &UnixSocket) -> Result<(UnixListener, SocketFile)
         // The mode first: once the file is another user's, he may put something else in its place.
         fs::set_permissions(path, fs::Permissions::from_mode(mode.0))
             .map_err(|source| BindError::Mode { mode: *mode, source })?;
-        lchown(path, user, group)
-            .map_err(|source| BindError::Owner { owner: owner.clone(), source })?;
+        // Not called in vain: a service manager's system call filter may end the process for it.
+        if user.is_some() || group.is_some() {
+            lchown(path, user, group)
+                .map_err(|source| BindError::Owner { owner: owner.clone(), source })?;
+        }
         let file = SocketFile::of(path).map_err(BindError::Make)?;
         socket.listen(BACKLOG).map_err(BindError::Make)?;
         Ok(file)

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::net::socket::unread;
+use crate::net::socket::TcpInfo;
 use crate::upstream::Endpoint;
 
 /// A connection that was greeted and has been told nothing. The greeting is still to be read.
@@ -82,8 +82,9 @@ impl Idle {
         if !self.endpoint.takes_connections() {
             return Some(Unfit::Endpoint);
         }
-        match unread(&self.stream) {
-            Ok(bytes) if bytes == self.greeting => None,
+        match TcpInfo::of(&self.stream) {
+            Ok(info) if !info.is_established() => Some(Unfit::Closed),
+            Ok(info) if info.bytes_received == self.greeting => None,
             Ok(_) => Some(Unfit::Spoke),
             Err(_) => Some(Unfit::Closed),
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::config;
 use crate::mysql::packet::ErrorCode;
@@ -47,8 +47,8 @@ struct Counts {
     name: String,
     open: usize,
     waiting: usize,
-    /// Sources with connections open.
-    sources: HashMap<IpAddr, usize>,
+    /// Sources with connections that are open or wait.
+    sources: HashMap<Origin, usize>,
     /// When `accept_rate` would have let the last connection in, had it come without a burst.
     rate: Option<Instant>,
 }
@@ -57,16 +57,36 @@ struct Counts {
 struct Waiter {
     number: u64,
     gate: Arc<Gate>,
-    source: Option<IpAddr>,
     most: Option<usize>,
-    go: oneshot::Sender<Permit>,
+    go: oneshot::Sender<Place>,
 }
 
 /// A connection that counts, until it is dropped.
 #[derive(Debug)]
 pub struct Permit {
+    _place: Place,
+    _share: Option<Share>,
+}
+
+/// One of `max_connections`.
+#[derive(Debug)]
+struct Place(Arc<Gate>);
+
+/// One of a source's `max_connections_per_source`: taken before anything is waited for, so that one
+/// source has no more in the queue than it may have open, and uses up no `accept_rate` beyond that.
+#[derive(Debug)]
+struct Share {
     gate: Arc<Gate>,
-    source: Option<IpAddr>,
+    source: Origin,
+}
+
+/// Where a client is: its address, and the private endpoint that it came through, if a load balancer
+/// has told, because networks behind different ones may use the same addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Origin {
+    pub address: IpAddr,
+    pub vpc_endpoint: Option<Box<str>>,
+    pub link_id: Option<u32>,
 }
 
 /// Why a connection is not let in.
@@ -150,11 +170,11 @@ impl Limits {
                 let fits = |one: &Waiter| state.has_room(one.gate.listener, one.most);
                 let Some(at) = state.waiting.iter().position(fits) else { return };
                 let Some(waiter) = state.waiting.remove(at) else { return };
-                state.enter(waiter.gate.listener, waiter.source);
+                state.enter(waiter.gate.listener);
                 waiter
             };
-            // One that has just lost patience drops its permit, which makes room again.
-            drop(waiter.go.send(Permit { gate: waiter.gate, source: waiter.source }));
+            // One that has just lost patience drops its place, which makes room again.
+            drop(waiter.go.send(Place(waiter.gate)));
         }
     }
 
@@ -167,27 +187,43 @@ impl Gate {
     /// Lets a connection in, at once or after a while in the queue. `allow` and `deny` go by its
     /// `address`, `None` over a Unix socket; `max_connections_per_source` goes by the `source` that it
     /// counts for, `None` as well where it is no client's: a load balancer's own.
-    pub async fn admit(
+    pub(super) async fn admit(
         self: &Arc<Self>,
         listener: &config::Listener,
         address: Option<IpAddr>,
-        source: Option<IpAddr>,
+        source: Option<Origin>,
     ) -> Result<Permit, Refusal> {
         if let Some(address) = address.filter(|address| !is_allowed(listener, *address)) {
             return Err(Refusal::Denied(address));
         }
+        let most_per_source = listener.max_connections_per_source;
+        let share = source.map(|source| self.share(source, most_per_source)).transpose()?;
+        let patience = Instant::now() + listener.queue_timeout;
         self.keep_rate(listener).await?;
+        Ok(Permit { _place: self.place(listener, patience).await?, _share: share })
+    }
+
+    fn share(self: &Arc<Self>, source: Origin, most: Option<usize>) -> Result<Share, Refusal> {
+        let mut state = self.limits.state();
+        let sources = &mut state.listeners[self.listener].sources;
+        if let Some(most) = most.filter(|most| sources.get(&source) >= Some(most)) {
+            return Err(Refusal::Source(source.address, most));
+        }
+        *sources.entry(source.clone()).or_default() += 1;
+        Ok(Share { gate: self.clone(), source })
+    }
+
+    async fn place(
+        self: &Arc<Self>,
+        listener: &config::Listener,
+        patience: Instant,
+    ) -> Result<Place, Refusal> {
         let most = listener.max_connections;
         let (arrival, queued) = {
             let mut state = self.limits.state();
-            if let (Some(source), Some(most)) = (source, listener.max_connections_per_source)
-                && state.listeners[self.listener].sources.get(&source) >= Some(&most)
-            {
-                return Err(Refusal::Source(source, most));
-            }
             if state.has_room(self.listener, most) {
-                state.enter(self.listener, source);
-                return Ok(Permit { gate: self.clone(), source });
+                state.enter(self.listener);
+                return Ok(Place(self.clone()));
             }
             if state.listeners[self.listener].waiting >= listener.queue {
                 return Err(state.full(self.listener, most));
@@ -196,13 +232,13 @@ impl Gate {
             let number = state.next_waiter;
             state.next_waiter += 1;
             let (go, arrival) = oneshot::channel();
-            state.waiting.push_back(Waiter { number, gate: self.clone(), source, most, go });
+            state.waiting.push_back(Waiter { number, gate: self.clone(), most, go });
             (arrival, Queued { gate: self, number: Some(number) })
         };
-        let arrived = timeout(listener.queue_timeout, arrival).await;
+        let arrived = timeout_at(patience, arrival).await;
         drop(queued);
         match arrived {
-            Ok(Ok(permit)) => Ok(permit),
+            Ok(Ok(place)) => Ok(place),
             _ => Err(self.limits.state().full(self.listener, most)),
         }
     }
@@ -245,39 +281,36 @@ impl State {
         Refusal::Full(most.filter(|most| open >= *most).unwrap_or(self.most))
     }
 
-    fn enter(&mut self, listener: usize, source: Option<IpAddr>) {
+    fn enter(&mut self, listener: usize) {
         self.open += 1;
-        let counts = &mut self.listeners[listener];
-        counts.open += 1;
-        if let Some(source) = source {
-            *counts.sources.entry(source).or_default() += 1;
-        }
-    }
-
-    fn leave(&mut self, listener: usize, source: Option<IpAddr>) {
-        self.open -= 1;
-        let counts = &mut self.listeners[listener];
-        counts.open -= 1;
-        let Some(source) = source else { return };
-        if let Some(open) = counts.sources.get_mut(&source) {
-            *open -= 1;
-            if *open == 0 {
-                counts.sources.remove(&source);
-            }
-        }
+        self.listeners[listener].open += 1;
     }
 }
 
-impl Drop for Permit {
+impl Drop for Place {
     fn drop(&mut self) {
-        let limits = &self.gate.limits;
+        let limits = &self.0.limits;
         let somebody_waits = {
             let mut state = limits.state();
-            state.leave(self.gate.listener, self.source);
+            state.open -= 1;
+            state.listeners[self.0.listener].open -= 1;
             !state.waiting.is_empty()
         };
         if somebody_waits {
             limits.let_in();
+        }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut state = self.gate.limits.state();
+        let sources = &mut state.listeners[self.gate.listener].sources;
+        if let Some(count) = sources.get_mut(&self.source) {
+            *count -= 1;
+            if *count == 0 {
+                sources.remove(&self.source);
+            }
         }
     }
 }

@@ -21,9 +21,8 @@ use crate::config::{self, Protocol};
 use crate::drain::{Drain, Phase};
 use crate::metrics::ListenerMetrics;
 use crate::mysql::packet::{ErrorCode, err_greeting};
-use crate::net::address::{Address, Peer};
+use crate::net::address::Address;
 use crate::net::listener::{Accepted, Listener};
-use crate::net::stream::Stream;
 use crate::pool::Pool;
 use crate::upstream::Upstream;
 use outcome::Outcome;
@@ -97,20 +96,19 @@ impl Proxy {
         }
     }
 
-    fn start(self: Arc<Self>, client: Stream, peer: Peer) {
-        // Made here, not in the task: from now on the drain waits for this session.
-        let outcome = self.outcome(peer);
-        // Detached: its end is told by its outcome, also when it panics.
-        drop(tokio::spawn(session::run(outcome, client)));
-    }
-
-    fn turned_away(self: Arc<Self>, peer: Peer) {
-        self.outcome(peer).rejected("descriptors", "no file descriptor is left");
-    }
-
-    fn outcome(self: Arc<Self>, peer: Peer) -> Outcome {
+    /// Begins the session of a connection, or accounts for one that had to be turned away.
+    fn take(self: Arc<Self>, accepted: Accepted) {
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        Outcome::new(self, id, peer, Instant::now())
+        let (Accepted::Connection(_, peer) | Accepted::TurnedAway(peer)) = &accepted;
+        // Made here, not in the task: from now on the drain waits for this session.
+        let mut outcome = Outcome::new(self, id, *peer, Instant::now());
+        match accepted {
+            // Detached: its end is told by its outcome, also when it panics.
+            Accepted::Connection(client, _) => drop(tokio::spawn(session::run(outcome, client))),
+            Accepted::TurnedAway(_) => {
+                outcome.rejected("descriptors", "no file descriptor is left");
+            }
+        }
     }
 
     /// The pool result of a connection that was dialled for its client.
@@ -156,13 +154,11 @@ pub async fn serve(mut listener: Listener, mut proxies: watch::Receiver<Arc<Prox
                 }
                 Err(_) => break,
             },
-            accepted = listener.accept(&last_word) => match accepted {
-                Accepted::Connection(client, peer) => proxy.clone().start(client, peer),
-                Accepted::TurnedAway(peer) => proxy.clone().turned_away(peer),
-            },
+            accepted = listener.accept(&last_word) => proxy.clone().take(accepted),
         }
     }
-    for (client, peer) in listener.into_queued() {
-        proxy.clone().start(client, peer);
+    let mut queue = listener.into_queue();
+    while let Some(accepted) = queue.next(&last_word).await {
+        proxy.clone().take(accepted);
     }
 }

@@ -9,7 +9,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::info;
 
 use super::Proxy;
-use super::limits::Permit;
+use super::limits::{Origin, Permit};
 use crate::net::address::Peer;
 use crate::net::proxy_protocol::Header;
 use crate::relay::{End, Reason, Side};
@@ -78,6 +78,19 @@ impl Outcome {
     pub fn client(&self) -> Peer {
         let addresses = self.header.as_deref().and_then(|header| header.addresses);
         addresses.map_or(self.peer, |addresses| Peer::Tcp(addresses.source))
+    }
+
+    /// Whom it counts for; nobody if it came over a Unix socket or is a load balancer's own.
+    pub fn origin(&self) -> Option<Origin> {
+        let header = self.header.as_deref();
+        if header.is_some_and(|header| header.addresses.is_none()) {
+            return None;
+        }
+        Some(Origin {
+            address: self.client().ip()?,
+            vpc_endpoint: header.and_then(|header| header.vpc_endpoint.clone()),
+            link_id: header.and_then(|header| header.link_id),
+        })
     }
 
     /// It is let in: from now on it counts for the limits.

@@ -20,7 +20,7 @@ use crate::relay::{Deadlines, Limits, Parting, Reason, Relay, Side};
 use crate::upstream::Endpoint;
 
 /// What clients are told of a drain.
-const SHUTTING_DOWN: &str = "the bridge is shutting down";
+pub(super) const SHUTTING_DOWN: &str = "the bridge is shutting down";
 
 /// Runs a session to its end. What it needs only before the relay is boxed and dropped then, so an
 /// idle session is little more than its relay.
@@ -127,7 +127,7 @@ async fn open(mut outcome: Outcome, mut client: Stream) -> Option<(Outcome, Stre
             return None;
         }
         () = proxy.drain.reached(Phase::Closing) => {
-            outcome.ended(Side::Tidegate, Reason::Drain.as_str());
+            outcome.rejected(Reason::Drain.as_str(), SHUTTING_DOWN);
             (ErrorCode::Draining, SHUTTING_DOWN.to_owned())
         }
     };
@@ -143,9 +143,7 @@ async fn connect(
     source: &Source,
     told: Option<Addresses>,
 ) -> Result<Stream, (ErrorCode, String)> {
-    let address = source.client.ip();
-    let counts_for = address.filter(|_| !source.is_the_load_balancer);
-    match proxy.gate.admit(&proxy.config, address, counts_for).await {
+    match proxy.gate.admit(&proxy.config, source.client.ip(), outcome.origin()).await {
         Ok(permit) => outcome.admitted(permit),
         Err(refusal) => {
             let message = refusal.to_string();
@@ -164,12 +162,12 @@ async fn connect(
         }
         Err(error) => {
             let message = error.to_string();
-            let (side, reason) = match error.is_local() {
-                true => (Side::Tidegate, "local"),
-                false => (Side::Upstream, Reason::Unreachable.as_str()),
+            let (side, reason, code) = match error.is_local() {
+                true => (Side::Tidegate, "local", ErrorCode::TooMany),
+                false => (Side::Upstream, Reason::Unreachable.as_str(), ErrorCode::Unreachable),
             };
             outcome.refused(side, reason, &message);
-            Err((ErrorCode::Unreachable, message))
+            Err((code, message))
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::outcome::Outcome;
+use super::session::SHUTTING_DOWN;
 use crate::drain::Phase;
 use crate::net::address::Peer;
 use crate::net::proxy_protocol::{Addresses, HeaderError, receive};
@@ -49,7 +50,7 @@ pub(super) async fn identify(client: &mut Stream, outcome: &mut Outcome) -> Opti
         biased;
         received = receive(client, proxy.config.proxy_protocol_timeout) => received,
         () = proxy.drain.reached(Phase::Closing) => {
-            outcome.ended(Side::Tidegate, Reason::Drain.as_str());
+            outcome.rejected(Reason::Drain.as_str(), SHUTTING_DOWN);
             return None;
         }
     };

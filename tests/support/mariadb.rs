@@ -18,8 +18,8 @@ use super::process::{Process, command, installed, succeed};
 use super::tcp::free_port;
 use super::{PATIENCE, skip, until};
 
-const USER: &str = "app";
-const PASSWORD: &str = "ebb and flow";
+pub const USER: &str = "app";
+pub const PASSWORD: &str = "ebb and flow";
 
 /// A server that is killed and whose data is removed when it is dropped.
 pub struct MariaDb {
@@ -336,7 +336,8 @@ fn as_server_user(setpriv: &mut Command) {
     setpriv.args(["--pdeathsig", "KILL", "--", "mariadbd"]);
 }
 
-fn greets(address: SocketAddr) -> bool {
+/// Whether a server says there that clients are welcome.
+pub fn greets(address: SocketAddr) -> bool {
     let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_secs(1)) else {
         return false;
     };

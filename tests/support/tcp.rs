@@ -54,10 +54,15 @@ pub fn try_connect(to: SocketAddr) -> io::Result<TcpStream> {
 
 /// Connects from an address of its own: any of 127.0.0.0/8 is this host's.
 pub fn connect_from(ip: &str, to: SocketAddr) -> TcpStream {
+    try_connect_from(ip, to).unwrap()
+}
+
+/// As [`try_connect`].
+pub fn try_connect_from(ip: &str, to: SocketAddr) -> io::Result<TcpStream> {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::new(ip.parse().unwrap(), 0).into()).unwrap();
-    socket.connect_timeout(&to.into(), PATIENCE).unwrap();
-    patient(socket.into())
+    socket.connect_timeout(&to.into(), PATIENCE)?;
+    Ok(patient(socket.into()))
 }
 
 /// Whether somebody listens at exactly this address; nothing is sent there.

@@ -1,0 +1,123 @@
+//! One cell of the matrix: a client program that runs twice, and what is made of the two runs.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tempfile::TempDir;
+
+use crate::compare::{Output, Verdict, compare};
+use crate::modes::Mode;
+use crate::servers::{DATABASE, Server};
+use crate::support::mariadb::{PASSWORD, USER};
+use crate::support::process::{Process, command};
+
+/// A program that takes longer has hung.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// Files that client programs read.
+pub struct Inputs {
+    folder: TempDir,
+}
+
+/// What a client printed, direct and through what stands in between.
+pub struct Runs {
+    direct: Run,
+    through: Run,
+}
+
+struct Run {
+    text: String,
+    end: Result<(), String>,
+}
+
+impl Inputs {
+    /// `big.txt`, one value of that many bytes of which no two parts are equal; `rows.tsv`, for
+    /// LOAD DATA.
+    pub fn make(big: usize) -> Self {
+        let folder = tempfile::tempdir().expect("a scratch folder");
+        let write = |name, text: &mut dyn FnMut(&mut dyn Write)| {
+            let file = File::create(folder.path().join(name)).expect("a scratch file");
+            let mut file = BufWriter::new(file);
+            text(&mut file);
+            file.flush().expect("space for scratch files");
+        };
+        write("big.txt", &mut |file| {
+            (0..big / 8).for_each(|number| write!(file, "{number:08}").expect("space"));
+        });
+        write("rows.tsv", &mut |file| {
+            (0..20_000).for_each(|id| writeln!(file, "{id}\trow number {id}").expect("space"));
+        });
+        Self { folder }
+    }
+}
+
+/// Runs a program direct and through `mode`.
+pub fn run(server: &Server, program: &[String], mode: &Mode, inputs: &Inputs) -> Runs {
+    let tls = if mode.tls { "tls" } else { "plain" };
+    let direct = run_at(server, server.port, program, inputs, tls);
+    let through = mode.start(server.address());
+    let through = run_at(server, through.port, program, inputs, tls);
+    Runs { direct, through }
+}
+
+fn run_at(server: &Server, port: u16, program: &[String], inputs: &Inputs, tls: &str) -> Run {
+    if let Err(error) = server.seed() {
+        return Run { text: String::new(), end: Err(error) };
+    }
+    let scratch = TempDir::new().expect("a scratch folder");
+    let printed = scratch.path().join("stdout");
+    let said = scratch.path().join("stderr");
+    let mut command = command(&program[0]);
+    command.args(&program[1..]).args([&port.to_string(), USER, PASSWORD, DATABASE]);
+    command.arg(inputs.folder.path()).arg(tls).current_dir(scratch.path()).stdin(Stdio::null());
+    command.stdout(File::create(&printed).expect("a scratch file"));
+    command.stderr(File::create(&said).expect("a scratch file"));
+    // A group of its own, so that a shell is ended with what it runs.
+    command.process_group(0);
+    let end = end_of(Process::spawn(command));
+    let read = |path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
+    let said = read(said);
+    let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
+    Run { text: read(printed), end: end.map_err(|end| format!("{end}: {last}")) }
+}
+
+/// How a program ends: by itself and with 0, or what it does instead.
+fn end_of(mut process: Process) -> Result<(), String> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match process.has_ended() {
+            Some(status) if status.success() => return Ok(()),
+            Some(status) => return Err(status.to_string()),
+            None if Instant::now() > deadline => {
+                let _ = kill_process_group(Pid::from_child(&process.child), Signal::KILL);
+                return Err(format!("still running after {PATIENCE:?}"));
+            }
+            None => thread::sleep(Duration::from_millis(10)),
+        }
+    }
+}
+
+impl Runs {
+    /// The verdict over every section.
+    pub fn verdicts(&self) -> Vec<(String, Verdict)> {
+        compare(&self.direct.output(), &self.through.output())
+    }
+
+    /// Writes what was printed into two files whose names begin so.
+    pub fn keep(&self, folder: &Path, name: &str) -> io::Result<()> {
+        fs::write(folder.join(format!("{name} direct.txt")), &self.direct.text)?;
+        fs::write(folder.join(format!("{name} through.txt")), &self.through.text)
+    }
+}
+
+impl Run {
+    fn output(&self) -> Output {
+        Output::parse(&self.text, self.end.as_ref().err().map(String::as_str))
+    }
+}

@@ -1,0 +1,138 @@
+//! What a client program printed, and how two such prints differ.
+//!
+//! A program prints `== NAME` before each thing that it tries, and lines about what came of it.
+
+/// What every client program tries. One that does not print a section is broken, not excused: what a
+/// driver cannot do is printed as `unsupported`.
+pub const SECTIONS: &[&str] = &[
+    "auth.right",
+    "auth.wrong_password",
+    "auth.unknown_user",
+    "auth.unknown_database",
+    "query.text",
+    "query.prepared",
+    "query.error",
+    "transaction",
+    "results.statements",
+    "results.procedure",
+    "big.upload",
+    "big.echo",
+    "infile",
+    "types.text",
+    "types.prepared",
+    "streaming",
+    "compression",
+    "charset",
+    "kill.query",
+    "kill.busy",
+    "kill.idle",
+    "timeout.server",
+    "timeout.client",
+    "reset_connection",
+    "change_user",
+    "attributes",
+    "parallel",
+    "pool",
+];
+
+/// Begins the line of a section that went wrong although nothing was to go wrong in it.
+const FAILED: &str = "failed: ";
+const UNSUPPORTED: &str = "unsupported";
+/// What is printed before the first section, and how the program ends, are judged as well.
+const START: &str = "start";
+const END: &str = "end";
+
+/// Numbers that differ from run to run, by what stands before them.
+const MASKED: &[&str] = &["127.0.0.1:", "Unknown thread id: ", "(conn:", "(conn="];
+
+/// One run's output, masked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    sections: Vec<(String, Vec<String>)>,
+}
+
+/// What the two runs of one section come to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    Same,
+    Unsupported,
+    /// Nothing can be told from it: it fails without the bridge too.
+    FailsDirect(String),
+    /// The first lines that are not the same.
+    Different {
+        direct: String,
+        through: String,
+    },
+}
+
+impl Output {
+    /// Reads what a program printed; `error` is how it ended, if not well.
+    pub fn parse(text: &str, error: Option<&str>) -> Self {
+        let mut sections: Vec<(String, Vec<String>)> = vec![(START.into(), Vec::new())];
+        for line in text.lines() {
+            match line.strip_prefix("== ") {
+                Some(name) => sections.push((name.to_owned(), Vec::new())),
+                None => sections.last_mut().expect("there is one").1.push(mask(line)),
+            }
+        }
+        let end = error.map_or("well".to_owned(), |error| format!("{FAILED}{}", mask(error)));
+        sections.push((END.into(), vec![end]));
+        Self { sections }
+    }
+
+    fn section(&self, name: &str) -> Option<&[String]> {
+        let found = self.sections.iter().find(|(section, _)| section == name);
+        found.map(|(_, lines)| lines.as_slice())
+    }
+}
+
+/// The verdict over every section that should be printed, and over those that either run printed.
+pub fn compare(direct: &Output, through: &Output) -> Vec<(String, Verdict)> {
+    let mut names: Vec<&str> = SECTIONS.to_vec();
+    for (name, _) in direct.sections.iter().chain(&through.sections) {
+        if !names.contains(&name.as_str()) {
+            names.push(name);
+        }
+    }
+    let judged = names.into_iter().map(|name| {
+        let verdict = match direct.section(name) {
+            Some(lines) => verdict(lines, through.section(name)),
+            None => Verdict::FailsDirect("not printed".into()),
+        };
+        (name.to_owned(), verdict)
+    });
+    judged.collect()
+}
+
+fn verdict(direct: &[String], through: Option<&[String]>) -> Verdict {
+    if let Some(reason) = direct.iter().find_map(|line| line.strip_prefix(FAILED)) {
+        return Verdict::FailsDirect(reason.to_owned());
+    }
+    let Some(through) = through else {
+        return Verdict::Different { direct: "printed".into(), through: "not printed".into() };
+    };
+    if direct == through {
+        let is_unsupported = direct.iter().any(|line| line.starts_with(UNSUPPORTED));
+        return if is_unsupported { Verdict::Unsupported } else { Verdict::Same };
+    }
+    let differs = direct.iter().zip(through).take_while(|(direct, through)| direct == through);
+    let differs = differs.count();
+    let line = |lines: &[String]| lines.get(differs).cloned().unwrap_or("nothing more".into());
+    Verdict::Different { direct: line(direct), through: line(through) }
+}
+
+/// Puts `N` in the place of numbers that differ from run to run.
+fn mask(line: &str) -> String {
+    let mut masked = line.to_owned();
+    for before in MASKED {
+        let mut from = 0;
+        while let Some(found) = masked[from..].find(before) {
+            from += found + before.len();
+            let digits = masked[from..].bytes().take_while(u8::is_ascii_digit).count();
+            if digits > 0 {
+                masked.replace_range(from..from + digits, "N");
+            }
+        }
+    }
+    masked
+}

@@ -1,0 +1,22 @@
+-- What every client program finds, made anew before each run. A statement ends with its line.
+
+CREATE TABLE letters (id INT PRIMARY KEY, name VARCHAR(20) CHARACTER SET utf8mb4 NOT NULL);
+INSERT INTO letters VALUES (1, 'a'), (2, 'B'), (3, 'c'), (4, 'Ä'), (5, 'ß'), (6, '😀'), (7, '');
+
+CREATE TABLE moves (id INT PRIMARY KEY);
+
+CREATE TABLE loaded (id INT PRIMARY KEY, name VARCHAR(100));
+
+CREATE TABLE numbers (id INT PRIMARY KEY, name VARCHAR(200));
+INSERT INTO numbers SELECT a.d + 10 * b.d + 100 * c.d + 1000 * e.d, REPEAT(CHAR(97 + a.d), 5 + 19 * b.d) FROM (SELECT 0 d UNION SELECT 1 UNION SELECT 2 UNION SELECT 3 UNION SELECT 4 UNION SELECT 5 UNION SELECT 6 UNION SELECT 7 UNION SELECT 8 UNION SELECT 9) a, (SELECT 0 d UNION SELECT 1 UNION SELECT 2 UNION SELECT 3 UNION SELECT 4 UNION SELECT 5 UNION SELECT 6 UNION SELECT 7 UNION SELECT 8 UNION SELECT 9) b, (SELECT 0 d UNION SELECT 1 UNION SELECT 2 UNION SELECT 3 UNION SELECT 4 UNION SELECT 5 UNION SELECT 6 UNION SELECT 7 UNION SELECT 8 UNION SELECT 9) c, (SELECT 0 d UNION SELECT 1 UNION SELECT 2 UNION SELECT 3 UNION SELECT 4) e;
+
+CREATE TABLE types (id INT PRIMARY KEY, c_bit BIT(10), c_bool BOOLEAN, c_tiny TINYINT, c_utiny TINYINT UNSIGNED, c_small SMALLINT, c_usmall SMALLINT UNSIGNED, c_medium MEDIUMINT, c_umedium MEDIUMINT UNSIGNED, c_int INT, c_uint INT UNSIGNED, c_big BIGINT, c_ubig BIGINT UNSIGNED, c_decimal DECIMAL(30,10), c_float FLOAT, c_double DOUBLE, c_date DATE, c_datetime DATETIME(6), c_timestamp TIMESTAMP(3) NULL, c_time TIME(6), c_year YEAR, c_char CHAR(10), c_varchar VARCHAR(300), c_binary BINARY(4), c_varbinary VARBINARY(300), c_tinyblob TINYBLOB, c_blob BLOB, c_mediumblob MEDIUMBLOB, c_longblob LONGBLOB, c_tinytext TINYTEXT, c_text TEXT, c_mediumtext MEDIUMTEXT, c_longtext LONGTEXT, c_enum ENUM('x','y'), c_set SET('p','q','r'), c_json JSON) CHARACTER SET utf8mb4;
+INSERT INTO types (id) VALUES (1);
+INSERT INTO types VALUES (2, b'0', FALSE, -128, 0, -32768, 0, -8388608, 0, -2147483648, 0, -9223372036854775808, 0, -12345678901234567890.0123456789, -1.5, -2.25e-10, '1000-01-01', '1000-01-01 00:00:00.000000', '1970-01-02 00:00:01.000', '-838:59:58.000001', 1901, '', '', '', '', '', '', '', '', '', '', '', '', 'x', '', '{}');
+INSERT INTO types VALUES (3, b'1111111111', TRUE, 127, 255, 32767, 65535, 8388607, 16777215, 2147483647, 4294967295, 9223372036854775807, 18446744073709551615, 12345678901234567890.0123456789, 1.5, 2.25e300, '9999-12-31', '9999-12-31 23:59:59.999999', '2037-12-31 23:59:59.999', '838:59:58.999999', 2155, 'ünï', REPEAT('v', 300), x'00ff0a00', REPEAT(x'fe', 300), x'fb', REPEAT(x'fc', 251), REPEAT(x'fd', 1000), REPEAT(x'ff', 70000), '', REPEAT('t', 250), REPEAT('😀', 251), REPEAT('l', 65536), 'y', 'p,r', '{"a": [1, null, "ü"]}');
+
+-- Not every server has these; where they fail, so does what needs them, both ways.
+CREATE TABLE places (id INT PRIMARY KEY, c_point POINT, c_geometry GEOMETRY);
+INSERT INTO places VALUES (1, NULL, NULL), (2, ST_GeomFromText('POINT(1 2)'), ST_GeomFromText('LINESTRING(0 0,1 1)'));
+CREATE PROCEDURE two_results(IN least INT) BEGIN SELECT id, name FROM letters WHERE id >= least ORDER BY id; SELECT COUNT(*) AS rows_ FROM letters; END;
+CREATE PROCEDURE failing() BEGIN SELECT 1 AS one; SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'by intention'; END;

@@ -1,0 +1,194 @@
+//! The servers, and what is in them.
+
+use std::any::Any;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, OptsBuilder};
+
+use crate::support::mariadb::{MariaDb, PASSWORD, USER, greets};
+use crate::support::process::{Process, command, succeed};
+use crate::support::tcp::free_port;
+use crate::support::{runtime, until};
+use crate::toolchain::{MYSQL, Need};
+
+/// One row of the matrix.
+#[derive(Debug)]
+pub struct ServerKind {
+    pub name: &'static str,
+    pub fast: bool,
+    pub needs: &'static [Need],
+    /// Starts one; or says why it cannot be had here.
+    pub start: fn() -> Result<Server, String>,
+}
+
+/// A server that runs for as long as it is held.
+pub struct Server {
+    pub port: u16,
+    _process: Box<dyn Any>,
+}
+
+pub const SERVERS: &[ServerKind] = &[
+    ServerKind {
+        name: "mariadb",
+        fast: true,
+        needs: &[
+            Need { probe: "mariadbd --version", package: "mariadb-server" },
+            Need { probe: "mariadb --version", package: "mariadb-client" },
+            Need { probe: "openssl version", package: "openssl" },
+        ],
+        start: mariadb,
+    },
+    ServerKind { name: "mysql", fast: false, needs: MYSQL.needs, start: mysql },
+    ServerKind { name: "tidb", fast: false, needs: &[], start: tidb },
+];
+
+/// The database that the client programs use, made anew before each run.
+pub const DATABASE: &str = "compat";
+/// Another account, which may only log in.
+const OTHER: &str = "CREATE USER IF NOT EXISTS other@'%' IDENTIFIED BY 'flow'";
+const SEED: &str = include_str!("seed.sql");
+
+fn mariadb() -> Result<Server, String> {
+    let options = ["--max-allowed-packet=256M", "--performance-schema=ON"];
+    let server = MariaDb::start(&options).ok_or("MariaDB is not installed")?;
+    Ok(Server { port: server.port, _process: Box::new(server) })
+}
+
+fn mysql() -> Result<Server, String> {
+    let installed = MYSQL.prepare()?;
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let init = folder.path().join("init.sql");
+    fs::write(&init, account().join(";\n") + ";\n").expect("a scratch file");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let server = |options: &[String]| {
+        let mut server = command(&installed.join("mysqld").display().to_string());
+        server.arg("--no-defaults");
+        server.arg(format!("--basedir={}", installed.join("sid/usr").display()));
+        server.args([
+            format!("--datadir={}", path("data")),
+            format!("--log-error={}", path("error.log")),
+        ]);
+        // It refuses to be root's unless told so; to become another user would clear the signal that
+        // ends it with this process.
+        server.args(rustix::process::geteuid().is_root().then_some("--user=root")).args(options);
+        server.stdout(Stdio::null()).stderr(Stdio::null());
+        server
+    };
+    succeed(server(&["--initialize-insecure".into()]));
+    let port = free_port();
+    let mut process = Process::spawn(server(&[
+        format!("--port={port}"),
+        "--bind-address=127.0.0.1".into(),
+        format!("--socket={}", path("socket")),
+        format!("--pid-file={}", path("pid")),
+        format!("--init-file={}", init.display()),
+        "--mysqlx=OFF".into(),
+        // The default is a folder that only an installed server has.
+        "--secure-file-priv=".into(),
+        "--skip-name-resolve".into(),
+        "--local-infile=1".into(),
+        "--max-allowed-packet=256M".into(),
+        // Speed instead of safety: the data is thrown away anyway.
+        "--innodb-flush-log-at-trx-commit=0".into(),
+        "--innodb-doublewrite=OFF".into(),
+        "--skip-log-bin".into(),
+    ]));
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    until("MySQL greets or ends", || match process.has_ended() {
+        Some(_) => Some(Err(fs::read_to_string(path("error.log")).unwrap_or_default())),
+        None => greets(address).then_some(Ok(())),
+    })?;
+    Ok(Server { port, _process: Box::new((process, folder)) })
+}
+
+/// A real one, which a program of its own builds and runs.
+fn tidb() -> Result<Server, String> {
+    let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/compat/tidb/build");
+    if !build.exists() {
+        return Err("there is no tests/compat/tidb/build".into());
+    }
+    println!("== preparing tidb");
+    let built = Command::new(build).stdin(Stdio::null()).output();
+    let built = built.map_err(|error| format!("tests/compat/tidb/build: {error}"))?;
+    let last_line = |text: &[u8]| {
+        let text = String::from_utf8_lossy(text);
+        text.lines().rfind(|line| !line.trim().is_empty()).map(str::to_owned)
+    };
+    let said = last_line(&built.stdout);
+    if !built.status.success() {
+        return Err(said.or(last_line(&built.stderr)).unwrap_or(built.status.to_string()));
+    }
+    let binary = said.ok_or("tests/compat/tidb/build printed no path")?;
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let mut server = command(&binary);
+    server.arg("--dir").arg(folder.path()).args(["--port", "0"]);
+    server.stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut process = Process::spawn(server);
+    let mut lines = BufReader::new(process.child.stdout.take().expect("it is piped")).lines();
+    let listening = lines.by_ref().map_while(Result::ok).find_map(|line| {
+        line.strip_prefix("listening ").and_then(|address| address.parse::<SocketAddr>().ok())
+    });
+    let port = listening.ok_or("TiDB ended before it listened")?.port();
+    // Whatever else it prints has to be read.
+    thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+    let admin = OptsBuilder::default().ip_or_hostname("127.0.0.1").tcp_port(port);
+    let create = async {
+        let mut conn = Conn::new(admin.prefer_socket(false).user(Some("root"))).await?;
+        for statement in account() {
+            conn.query_drop(statement).await?;
+        }
+        conn.disconnect().await
+    };
+    runtime().block_on(create).map_err(|error: mysql_async::Error| error.to_string())?;
+    Ok(Server { port, _process: Box::new((process, folder)) })
+}
+
+/// What makes the account that the client programs use.
+fn account() -> [String; 2] {
+    [
+        format!("CREATE USER {USER}@'%' IDENTIFIED BY '{PASSWORD}'"),
+        format!("GRANT ALL ON *.* TO {USER}@'%'"),
+    ]
+}
+
+impl Server {
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
+    }
+
+    /// Lays out the same data as before every other run.
+    pub fn seed(&self) -> Result<(), String> {
+        runtime().block_on(self.lay_out()).map_err(|error| format!("no data: {error}"))
+    }
+
+    async fn lay_out(&self) -> mysql_async::Result<()> {
+        let opts = OptsBuilder::default().ip_or_hostname("127.0.0.1").tcp_port(self.port);
+        let opts = opts.prefer_socket(false).user(Some(USER)).pass(Some(PASSWORD));
+        let mut conn = Conn::new(opts).await?;
+        conn.query_drop(OTHER).await?;
+        conn.query_drop(format!("DROP DATABASE IF EXISTS {DATABASE}")).await?;
+        conn.query_drop(format!("CREATE DATABASE {DATABASE} CHARACTER SET utf8mb4")).await?;
+        conn.query_drop(format!("USE {DATABASE}")).await?;
+        conn.query_drop("SET time_zone = '+00:00'").await?;
+        let (everywhere, somewhere) = SEED.split_once("\n-- Not every").expect("two parts");
+        for statement in statements(everywhere) {
+            conn.query_drop(statement).await?;
+        }
+        for statement in statements(somewhere) {
+            let _ = conn.query_drop(statement).await;
+        }
+        conn.disconnect().await
+    }
+}
+
+/// One a line; what is no statement is a comment.
+fn statements(text: &str) -> impl Iterator<Item = &str> {
+    let is_statement = |line: &&str| line.starts_with("CREATE") || line.starts_with("INSERT");
+    text.lines().filter(is_statement)
+}

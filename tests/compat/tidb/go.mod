@@ -1,0 +1,3 @@
+module tidegate/compat/tidb
+
+go 1.22
