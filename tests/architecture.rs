@@ -31,7 +31,7 @@ const TABLE: &[Room] = &[
     Room { name: "mysql::client", may_import: &["net", "tls"] },
     Room { name: "mysql::server", may_import: &["net", "tls"] },
     Room { name: "upstream", may_import: &["net", "tls", "mysql"] },
-    Room { name: "pool", may_import: &["net", "tls", "mysql", "upstream"] },
+    Room { name: "pool", may_import: &["net", "tls", "mysql", "upstream::Connected", "upstream::Endpoint", "upstream::Upstream"] },
     Room { name: "proxy", may_import: &["net", "tls", "relay", "mysql", "upstream", "pool"] },
     Room { name: "admin", may_import: &["net", "upstream", "pool", "proxy"] },
     Room { name: "app", may_import: BELOW_THE_ROOF },

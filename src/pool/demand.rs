@@ -5,7 +5,7 @@ use std::time::Duration;
 /// Of those held so many may end unused for each one used.
 const UNUSED_TO_USED: f64 = 0.1;
 /// How many useful ages the estimate remembers.
-const MEMORY: f64 = 2.0;
+const MEMORY: f64 = 6.0;
 /// Arrivals that would be expected in a pause so long that nobody is expected any more.
 const ENOUGH: f64 = 2.4;
 

@@ -26,7 +26,12 @@ pub struct Through {
 pub const MODES: &[Mode] = &[
     Mode { name: "off", fast: true, tls: false, start: |server| bridge(server, &[]) },
     Mode { name: "off tls", fast: false, tls: true, start: |server| bridge(server, &[]) },
+    Mode { name: "warm", fast: false, tls: false, start: |server| bridge(server, WARM) },
+    Mode { name: "warm tls", fast: false, tls: true, start: |server| bridge(server, WARM) },
 ];
+
+/// So many are held that most clients are lent one.
+const WARM: &[&str] = &["--pool", "warm", "--warm-min", "4"];
 
 /// No bridges: relays that do harm in [`PLANTED_SECTION`], to show that it is found.
 pub const PLANTED: &[Mode] = &[
