@@ -850,11 +850,7 @@ fn say_until_the_pipe_holds_some(
 }
 
 /// In pieces that are too small for a pipe; returns how much was written.
-fn say_until_the_buffer_holds_some(
-    words: &[u8],
-    mut server: &TcpStream,
-    bridge: &Bridge,
-) -> usize {
+fn say_until_the_buffer_holds_some(words: &[u8], mut server: &TcpStream, bridge: &Bridge) -> usize {
     const PIECE: usize = 8 * 1024;
     let relayed = || bridge.metrics().sum("tidegate_bytes_total", &[]) as usize;
     let (before, mut sent) = (relayed(), 0);
