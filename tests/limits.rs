@@ -188,7 +188,7 @@ fn without_descriptors_newcomers_are_told_1040_and_others_go_on() {
 /// They wait in the kernel, and the listener has always something to accept and never can.
 #[test]
 fn while_newcomers_wait_for_descriptors_it_uses_no_cpu_and_serves_them_later() {
-    let bridges = ["mysql", "tcp"].map(|protocol| greeting(protocol));
+    let bridges = ["mysql", "tcp"].map(greeting);
     let before = bridges.each_ref().map(|bridge| {
         assert!(is_greeted(&connect(bridge.listen)));
         let most = bridge.most_descriptors();
@@ -212,7 +212,7 @@ fn while_newcomers_wait_for_descriptors_it_uses_no_cpu_and_serves_them_later() {
 /// Sessions hold the descriptors, all but the spare one.
 #[test]
 fn while_newcomers_are_told_that_descriptors_lack_it_uses_little_cpu() {
-    let bridges = ["mysql", "tcp"].map(|protocol| greeting(protocol));
+    let bridges = ["mysql", "tcp"].map(greeting);
     // One after the other: of many at once each could keep the next from its server, and all would end.
     let held = bridges.each_ref().map(|bridge| {
         bridge.limit_descriptors(100);
