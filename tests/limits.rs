@@ -4,16 +4,17 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
+use std::iter;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use support::bridge::{Bridge, Setup};
 use support::tcp::{
-    accept, connect, connect_from, echo, is_reset, listener, read_exactly, read_to_the_end,
+    accept, connect, connect_from, echo, is_reset, listener, read_exactly, read_to_the_end, serve,
     try_connect, try_connect_from,
 };
 use support::{until, until_it};
@@ -179,11 +180,91 @@ fn without_descriptors_newcomers_are_told_1040_and_others_go_on() {
         while let Ok((mut server, _)) = server.accept() {
             let _ = server.write_all(HELLO);
         }
-        client.set_read_timeout(Some(std::time::Duration::from_millis(200))).unwrap();
+        client.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
         let mut answer = [0; HELLO.len()];
         ((&client).read_exact(&mut answer).is_ok() && answer == *HELLO).then_some(())
     });
     assert!(rejected(&bridge, "descriptors") >= 1.0);
+}
+
+/// They wait in the kernel, and the listener has always something to accept and never can.
+#[test]
+fn while_newcomers_wait_for_descriptors_it_uses_no_cpu_and_serves_them_later() {
+    let bridges = ["mysql", "tcp"].map(greeting);
+    let before = bridges.each_ref().map(|bridge| {
+        assert!(is_greeted(&connect(bridge.listen)));
+        let most = bridge.most_descriptors();
+        bridge.limit_descriptors(3);
+        most
+    });
+    let crowds = crowds(&bridges, |client, all| all.push(client));
+    for ((bridge, most), crowd) in bridges.iter().zip(before).zip(crowds) {
+        let cannot = |line: &String| line.contains("cannot accept");
+        until("it says so", || bridge.log().iter().any(cannot).then_some(()));
+        for client in &crowd {
+            client.set_nonblocking(true).unwrap();
+            let heard = (&*client).read(&mut [0]);
+            assert!(heard.is_err_and(|error| error.kind() == ErrorKind::WouldBlock));
+            client.set_nonblocking(false).unwrap();
+        }
+        bridge.limit_descriptors(most);
+        assert!(crowd.iter().all(is_greeted), "not all that waited are served");
+    }
+}
+
+/// Sessions hold the descriptors, all but the spare one.
+#[test]
+fn while_newcomers_are_told_that_descriptors_lack_it_uses_little_cpu() {
+    let bridges = ["mysql", "tcp"].map(greeting);
+    // One after the other: of many at once each could keep the next from its server, and all would end.
+    let held = bridges.each_ref().map(|bridge| {
+        bridge.limit_descriptors(100);
+        let next = || try_connect(bridge.listen).ok().filter(is_greeted);
+        iter::from_fn(next).take(100).collect::<Vec<_>>()
+    });
+    assert!(held.each_ref().map(Vec::len).iter().all(|held| (10..50).contains(held)));
+    crowds(&bridges, |client, _| assert!(!is_greeted(&client), "it has descriptors"));
+    drop(held);
+    for bridge in &bridges {
+        let served = || try_connect(bridge.listen).is_ok_and(|client| is_greeted(&client));
+        until("newcomers are served again", || served().then_some(()));
+    }
+}
+
+/// A bridge that lets more in than it will have descriptors for, and a server that greets.
+fn greeting(protocol: &str) -> Bridge {
+    let server = serve(&listener(), |mut stream| {
+        let _ = stream.write_all(HELLO).and_then(|()| stream.read(&mut [0]));
+    });
+    Bridge::to(server).flags(&["--protocol", protocol, "--max-connections", "1000"]).start()
+}
+
+fn is_greeted(mut client: &TcpStream) -> bool {
+    let mut greeting = [0; HELLO.len()];
+    client.read_exact(&mut greeting).is_ok() && greeting == *HELLO
+}
+
+/// Connects for two seconds, 50 times a second, and checks what CPU time the bridges use meanwhile.
+fn crowds<const N: usize>(
+    bridges: &[Bridge; N],
+    each: impl Fn(TcpStream, &mut Vec<TcpStream>),
+) -> [Vec<TcpStream>; N] {
+    let mut crowds = [const { Vec::new() }; N];
+    let before = bridges.each_ref().map(Bridge::cpu_time);
+    let start = Instant::now();
+    for tick in 1..=100 {
+        for (bridge, crowd) in bridges.iter().zip(&mut crowds) {
+            // Over TCP a reset may be there before the connect has returned.
+            try_connect(bridge.listen).into_iter().for_each(|client| each(client, crowd));
+        }
+        thread::sleep((tick * Duration::from_millis(20)).saturating_sub(start.elapsed()));
+    }
+    let took = start.elapsed();
+    for (bridge, before) in bridges.iter().zip(before) {
+        let used = bridge.cpu_time() - before;
+        assert!(used * 5 < took, "it used {used:?} of {took:?}");
+    }
+    crowds
 }
 
 #[test]

@@ -47,8 +47,8 @@ fn what_the_bridge_holds_stays_flat() {
     let minutes: f64 = env::var("TIDEGATE_SOAK_MINUTES").map_or(15.0, |text| text.parse().unwrap());
     let duration = Duration::from_secs_f64(minutes * 60.0);
     let gateways = [gateway(), gateway()];
-    // Close records of a quarter of an hour are too many to keep, so it is not the log that tells of
-    // reloads.
+    // Close records of a quarter of an hour are too many to keep, and with them goes the line that tells
+    // of a reload: what it has changed is looked at instead.
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");
     let manager = UnixDatagram::bind(&path).unwrap();
@@ -70,6 +70,7 @@ fn what_the_bridge_holds_stays_flat() {
                 bridge.rewrite(&file(reloads, gateways));
                 bridge.signal(Signal::HUP);
                 is_ready(&manager);
+                holds(&bridge, reloads, gateways);
                 held.iter().for_each(|client| assert!(answers(client), "a held session was lost"));
             }
             samples.push(sample(&bridge, start));
@@ -82,6 +83,8 @@ fn what_the_bridge_holds_stays_flat() {
     held.iter().for_each(|client| assert!(answers(client)));
     drop(held);
     until("nothing is open", || (bridge.open_connections() == 0.0).then_some(()));
+    let failed = |line: &&String| line.contains("cannot reload") || line.contains("\"ERROR\"");
+    assert_eq!(bridge.log().iter().find(failed), None);
     for (name, of) in [
         ("memory", (|sample| sample.memory) as fn(&Sample) -> f64),
         ("descriptors", |sample| sample.descriptors),
@@ -106,16 +109,33 @@ fn is_ready(manager: &UnixDatagram) {
     }
 }
 
+/// Whether what is served is what that file says: after a reload that failed the bridge is ready too.
+fn holds(bridge: &Bridge, reload: u32, gateways: [SocketAddr; 2]) {
+    let status: Value = serde_json::from_str(&bridge.get("/status.json").body).unwrap();
+    let addresses = status["listeners"][0]["addresses"].as_array().unwrap();
+    assert_eq!(addresses.len(), 1 + usize::from(has_another_address(reload)), "{status}");
+    assert_eq!(status["upstreams"][0]["gateway"], gateway_of(reload, gateways).to_string());
+}
+
 fn file(reload: u32, gateways: [SocketAddr; 2]) -> String {
-    let more = if reload % 3 == 1 { ", \"127.0.0.7:0\"" } else { "" };
+    let more = if has_another_address(reload) { ", \"127.0.0.7:0\"" } else { "" };
     format!(
         "admin = \"127.0.0.1:0\"\nlog_level = \"warn\"\nkeepalive_idle = \"{}s\"\n\
          [[listener]]\nname = \"app\"\nbind = [\"127.0.0.1:0\"{more}]\nprotocol = \"tcp\"\n\
          max_connections = {}\n[upstream.gw]\ngateway = \"{}\"\nconnect_timeout = \"2s\"\n",
         40 + reload % 5,
         200 + reload % 7,
-        gateways[reload as usize / 4 % 2],
+        gateway_of(reload, gateways),
     )
+}
+
+/// Changes with each reload.
+fn has_another_address(reload: u32) -> bool {
+    reload % 2 == 1
+}
+
+fn gateway_of(reload: u32, gateways: [SocketAddr; 2]) -> SocketAddr {
+    gateways[reload as usize / 4 % 2]
 }
 
 /// A server that answers `e` and a byte with that byte and `b` with bulk, and fails some of its

@@ -6,14 +6,16 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io::{Read, Write};
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
+use rustix::fs::{CWD, Mode, mkfifoat};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -46,6 +48,24 @@ impl Manager {
         let length = self.socket.recv(&mut datagram).unwrap();
         String::from_utf8(datagram[..length].to_vec()).unwrap()
     }
+
+    /// Waits until the watchdog has been fed a few times.
+    fn is_fed(&self) {
+        for _ in 0..3 {
+            until("the watchdog is fed", || (self.is_told() == "WATCHDOG=1\n").then_some(()));
+        }
+    }
+
+    /// Waits until nothing has been told for two seconds: 20 times what the watchdog here waits.
+    fn is_silent(&self) {
+        self.socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        until("nothing is told", || match self.socket.recv(&mut [0; 4096]) {
+            Ok(_) => None,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Some(()),
+            Err(error) => panic!("{error}"),
+        });
+        self.socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    }
 }
 
 #[test]
@@ -70,16 +90,73 @@ fn it_is_told_of_the_start_of_reloads_and_of_the_end() {
     assert_eq!(bridge.ends().code(), Some(0));
 }
 
+/// A data thread that lacks descriptors gives its spare one up and opens it again, at `/dev/null`. Here
+/// that is a FIFO, and to open one that nobody writes to takes until somebody does.
 #[test]
 fn the_watchdog_is_fed_until_a_data_thread_hangs() {
+    let mut mount = command("unshare");
+    mount.args(["--mount", "true"]);
+    if !output(mount).status.success() {
+        return skip("mount namespaces need root");
+    }
+    let manager = Manager::new();
+    let fifo = manager.folder.path().join("null");
+    mkfifoat(CWD, &fifo, Mode::RUSR | Mode::WUSR).unwrap();
+    let writer = || File::options().read(true).write(true).open(&fifo).unwrap();
+    let first_writer = writer();
+    let setup = manager.over(Bridge::tcp(echo())).variables(&[("WATCHDOG_USEC", "100000")]);
+    let bridge = setup.with_dev_null(&fifo).start();
+    assert!(manager.is_told().contains("READY=1"));
+    manager.is_fed();
+
+    drop(first_writer);
+    let most = bridge.most_descriptors();
+    bridge.limit_descriptors(100);
+    // They are all there when it goes on, so that not each gets the descriptor of the one before.
+    bridge.stop();
+    let crowd: Vec<TcpStream> = (0..200).map(|_| connect(bridge.listen)).collect();
+    bridge.signal(Signal::CONT);
+    manager.is_silent();
+    // Nothing else hangs.
+    bridge.limit_descriptors(most);
+    assert_eq!(bridge.get("/livez").status, 200);
+    manager.is_silent();
+
+    let _writer = writer();
+    manager.is_fed();
+    drop(crowd);
+    echoes(&connect(bridge.listen));
+}
+
+/// From then on systemd's watchdog rests (service_set_state of src/core/service.c), and so does whoever
+/// feeds it.
+#[test]
+fn a_drain_is_told_at_its_beginning_and_sessions_end_by_themselves() {
     let manager = Manager::new();
     let setup = manager.over(Bridge::tcp(echo())).variables(&[("WATCHDOG_USEC", "100000")]);
-    let bridge = setup.start();
+    let mut bridge = setup.start();
+    let session = connect(bridge.listen);
+    echoes(&session);
+    manager.is_fed();
+    bridge.signal(Signal::TERM);
+    until("it says that it stops", || manager.is_told().contains("STOPPING=1\n").then_some(()));
+    manager.is_silent();
+    echoes(&session);
+    drop(session);
+    assert_eq!(bridge.ends().code(), Some(0));
+}
+
+#[test]
+fn a_manager_that_is_gone_does_not_keep_it_from_a_reload_or_from_the_end() {
+    let manager = Manager::new();
+    let mut bridge = manager.over(Bridge::tcp(echo())).start();
     assert!(manager.is_told().contains("READY=1"));
-    for _ in 0..3 {
-        assert_eq!(manager.is_told(), "WATCHDOG=1\n");
-    }
-    drop(bridge);
+    drop(manager);
+    let said = bridge.reload();
+    assert!(said.contains("\"reloaded\""), "{said}");
+    echoes(&connect(bridge.listen));
+    bridge.signal(Signal::TERM);
+    assert_eq!(bridge.ends().code(), Some(0));
 }
 
 #[test]

@@ -7,14 +7,14 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Signal, geteuid};
+use rustix::process::{Pid, Resource, Rlimit, Signal, geteuid, prlimit};
 use serde_json::Value;
 use tempfile::{TempDir, TempPath};
 
@@ -49,6 +49,7 @@ pub struct Setup {
     descriptors: Option<u32>,
     user: Option<u32>,
     socket: Option<(String, OwnedFd)>,
+    dev_null: Option<PathBuf>,
 }
 
 impl Bridge {
@@ -249,6 +250,28 @@ impl Bridge {
         until_it(&name, || self.fds(), |now| *now <= before + own);
     }
 
+    /// From now on it gets no descriptor of that number or of a greater one; those that it has stay.
+    pub fn limit_descriptors(&self, limit: u64) {
+        let limits = Rlimit { current: Some(limit), maximum: Some(self.most_descriptors()) };
+        prlimit(Pid::from_raw(self.pid() as i32), Resource::Nofile, limits).unwrap();
+    }
+
+    /// The hard limit, which is the one it has set itself.
+    pub fn most_descriptors(&self) -> u64 {
+        let limits = fs::read_to_string(format!("/proc/{}/limits", self.pid())).unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        line.split_whitespace().nth(4).unwrap().parse().unwrap()
+    }
+
+    /// The CPU time that it has used, by the kernel's clock of 100 ticks a second.
+    pub fn cpu_time(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        // The name may hold anything; behind it, user and system time are the 12th and 13th field.
+        let fields = stat.rsplit_once(") ").unwrap().1.split_whitespace();
+        let ticks = fields.skip(11).take(2).map(|field| field.parse::<u64>().unwrap());
+        Duration::from_millis(10 * ticks.sum::<u64>())
+    }
+
     /// Resident memory in bytes.
     pub fn memory(&self) -> u64 {
         self.status("VmRSS:")
@@ -282,6 +305,7 @@ impl Setup {
             descriptors: None,
             user: None,
             socket: None,
+            dev_null: None,
         }
     }
 
@@ -335,6 +359,12 @@ impl Setup {
         self
     }
 
+    /// The bridge sees that file as `/dev/null`; needs the right to mount.
+    pub fn with_dev_null(mut self, file: &Path) -> Self {
+        self.dev_null = Some(file.to_owned());
+        self
+    }
+
     /// Nobody reads what the bridge writes to its standard error.
     pub fn with_an_unread_log(mut self) -> Self {
         self.log_is_read = false;
@@ -368,6 +398,12 @@ impl Setup {
                     copy = Some(copy_for_all());
                     let program = copy.as_ref().unwrap().path().join("tidegate");
                     command_as(user, program.to_str().unwrap())
+                }
+                (None, None) if self.dev_null.is_some() => {
+                    let mut apart = command("unshare");
+                    apart.args(["--mount", "sh", "-c", BIND_NULL_AND_RUN, "sh"]);
+                    apart.args(&self.dev_null).arg(TIDEGATE);
+                    apart
                 }
                 (None, None) if self.socket.is_some() => {
                     let mut passing = command("sh");
@@ -430,6 +466,9 @@ const BIND_AND_RUN: &str = r#"
     done
     shift; exec "$@"
 "#;
+
+/// Lays the file `$1` over `/dev/null` and becomes the rest of the command.
+const BIND_NULL_AND_RUN: &str = r#"mount --bind "$1" /dev/null || exit; shift; exec "$@""#;
 
 /// Becomes the rest of the command, with what is its standard input as the one socket of
 /// sd_listen_fds(3).
