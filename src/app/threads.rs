@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::runtime::{self, Handle};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::interval;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::error;
@@ -107,18 +107,23 @@ async fn carry(
             },
             // After the inbox: what is queued in a socket that waits there is still served.
             () = drain.reached(Phase::Draining) => break,
-            Some(Err(_)) = tasks.join_next() => drop(panics.send(())),
+            Some(ended) = tasks.join_next() => mind(&ended, &panics),
         }
     }
     while let Some(ended) = tasks.join_next().await {
-        if ended.is_err() {
-            // The bridge may have ended already.
-            let _ = panics.send(());
-        }
+        mind(&ended, &panics);
     }
     drop(member);
     drain.reached(Phase::Closing).await;
     // Wakes the relays that are left; it ends by itself after that.
     let _ = watch.await;
     drain.empty().await;
+}
+
+/// Reports a task that has panicked.
+fn mind(ended: &Result<(), JoinError>, panics: &mpsc::UnboundedSender<()>) {
+    if ended.is_err() {
+        // The bridge may have ended already.
+        let _ = panics.send(());
+    }
 }

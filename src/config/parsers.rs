@@ -22,7 +22,7 @@ const MAX_RATE: u32 = 1_000_000;
 /// Each of them holds a descriptor, and is looked at when another one leaves.
 const MAX_QUEUE: usize = 10_000;
 /// Each costs the server a thread.
-const MAX_WARM: usize = 1000;
+const MAX_WARM: usize = 100;
 /// Shorter than a dial would be for nothing; longer are no server's time-outs.
 const WARM_AGES: RangeInclusive<Duration> = Duration::from_millis(500)..=Duration::from_secs(600);
 

@@ -203,23 +203,23 @@ fn check_pool(
     warm_max: usize,
     config_at: &Source,
 ) -> Result<(), ConfigError> {
-    let Some(listener) = users.iter().find(|listener| listener.pool == Pool::Warm) else {
-        return Ok(());
-    };
-    let at = format!("the listener `{}` has pool = \"warm\"", listener.name);
     let section = format!("[upstream.{}]", upstream.name);
     let wrong = |message| ConfigError::new(config_at.clone(), message);
-    if listener.protocol == Protocol::Tcp {
-        return Err(wrong(format!("{at} and protocol = \"tcp\""))
-            .hint("what is held is a greeting, which only MySQL servers send"));
-    }
-    if upstream.send_proxy_protocol != SendProxyProtocol::Off {
-        return Err(wrong(format!("{at}, and {section} has send_proxy_protocol"))
-            .hint("a header names the client, who is not known that early"));
+    for listener in users.iter().filter(|listener| listener.pool == Pool::Warm) {
+        let at = format!("the listener `{}` has pool = \"warm\"", listener.name);
+        if listener.protocol == Protocol::Tcp {
+            return Err(wrong(format!("{at} and protocol = \"tcp\""))
+                .hint("what is held is a greeting, which only MySQL servers send"));
+        }
+        if upstream.send_proxy_protocol != SendProxyProtocol::Off {
+            return Err(wrong(format!("{at}, and {section} has send_proxy_protocol"))
+                .hint("a header names the client, who is not known that early"));
+        }
     }
     let min = upstream.warm.min;
     if min > warm_max {
-        return Err(wrong(format!("{section} has warm_min {min} above warm_max {warm_max}")));
+        return Err(wrong(format!("{section} has warm_min {min} above warm_max {warm_max}"))
+            .hint("warm_max, above all sections, is for all upstreams together"));
     }
     Ok(())
 }

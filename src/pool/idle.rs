@@ -53,10 +53,11 @@ pub(super) struct Shard {
 #[derive(Debug, Default)]
 pub struct Places(AtomicUsize);
 
-/// One of them, counted until it is dropped.
+/// One of them, counted until it is dropped: for all, and for its pool.
 #[derive(Debug)]
 pub(super) struct Place {
     places: Arc<Places>,
+    pool: Arc<AtomicUsize>,
     idle: IntGauge,
 }
 
@@ -134,17 +135,24 @@ impl Shard {
 
 impl Places {
     /// A place, if fewer than `most` are taken.
-    pub(super) fn take(self: &Arc<Self>, most: usize, idle: &IntGauge) -> Option<Place> {
+    pub(super) fn take(
+        self: &Arc<Self>,
+        most: usize,
+        pool: &Arc<AtomicUsize>,
+        idle: &IntGauge,
+    ) -> Option<Place> {
         let taken = |held| (held < most).then_some(held + 1);
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).ok()?;
+        pool.fetch_add(1, Ordering::Relaxed);
         idle.inc();
-        Some(Place { places: self.clone(), idle: idle.clone() })
+        Some(Place { places: self.clone(), pool: pool.clone(), idle: idle.clone() })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         self.places.0.fetch_sub(1, Ordering::Relaxed);
+        self.pool.fetch_sub(1, Ordering::Relaxed);
         self.idle.dec();
     }
 }

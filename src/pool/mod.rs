@@ -17,6 +17,7 @@ mod refill;
 
 use std::cell::Cell;
 use std::convert::Infallible;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ use crate::mysql::handshake::ServerKind;
 use crate::upstream::{Connected, Upstream};
 use demand::Demand;
 use idle::{Idle, Shard, Unfit};
-use refill::Pace;
+use refill::{Pace, shortest};
 
 pub use idle::Places;
 
@@ -39,6 +40,8 @@ const EVERY: Duration = Duration::from_millis(250);
 /// A server of MySQL or MariaDB gives 10 s (`connect_timeout`) from the accept to the log-in; most of
 /// them are left to the client.
 const USEFUL: Duration = Duration::from_secs(3);
+/// More than this no setting makes of it: a time-out of theirs would be counted against this host.
+const LONGEST: Duration = Duration::from_secs(8);
 /// TiDB has no such time-out yet, and is about to get the same (pingcap/tidb#71155).
 const USEFUL_ON_TIDB: Duration = Duration::from_secs(6);
 
@@ -59,6 +62,8 @@ pub struct Pool {
     /// Of all pools together.
     most: usize,
     places: Arc<Places>,
+    /// Connections that it holds or dials.
+    held: Arc<AtomicUsize>,
     metrics: PoolMetrics,
     shards: Vec<Shard>,
     /// Arrivals, and for how long what was dialled last is of use.
@@ -85,9 +90,10 @@ impl Pool {
             warm,
             most,
             places,
+            held: Arc::default(),
             metrics,
             shards: (0..threads).map(|_| Shard::default()).collect(),
-            demand: Mutex::new((Demand::default(), warm.max_age.unwrap_or(USEFUL))),
+            demand: Mutex::new((Demand::default(), shortest(warm.max_age.unwrap_or(USEFUL)))),
             pace: tokio::sync::Mutex::default(),
             began: Instant::now(),
             retired: CancellationToken::new(),
@@ -151,7 +157,7 @@ impl Pool {
         }
     }
 
-    /// Its listeners have another.
+    /// No listener lends its connections any more.
     pub fn retire(&self) {
         self.retired.cancel();
     }
@@ -164,7 +170,10 @@ impl Pool {
             }
             for (idle, reason) in shard.unfit(Instant::now()) {
                 self.evict(idle, reason);
-                shard.wanted.notify_one();
+                // Nobody has come for the one that is too old: the next arrival decides.
+                if reason != Unfit::Age {
+                    shard.wanted.notify_one();
+                }
             }
         }
     }
@@ -196,11 +205,13 @@ impl Pool {
 
     /// For how long a connection of such a server is of use, which the demand goes by from now on.
     fn useful_age(&self, kind: ServerKind) -> Duration {
-        let age = self.warm.max_age.unwrap_or(match kind {
-            ServerKind::TiDb => USEFUL_ON_TIDB,
-            ServerKind::MySql | ServerKind::MariaDb => USEFUL,
-        });
-        self.demand.lock().unwrap_or_else(PoisonError::into_inner).1 = age;
+        let age = match kind {
+            ServerKind::TiDb => self.warm.max_age.unwrap_or(USEFUL_ON_TIDB),
+            ServerKind::MySql | ServerKind::MariaDb => {
+                self.warm.max_age.unwrap_or(USEFUL).min(LONGEST)
+            }
+        };
+        self.demand.lock().unwrap_or_else(PoisonError::into_inner).1 = shortest(age);
         age
     }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::debug;
 
-use super::Pool;
 use super::idle::{Idle, Place, Shard};
+use super::{EVERY, Pool};
 use crate::config::Protocol;
 use crate::log::Chain;
 use crate::mysql::client::await_greeting;
@@ -48,17 +48,21 @@ impl Pace {
 impl Pool {
     /// Dials whenever the `shard` has been asked and too few are held.
     pub(super) async fn refill(&self, shard: &Shard) -> Infallible {
-        // For `warm_min`.
-        shard.wanted.notify_one();
         loop {
-            shard.wanted.notified().await;
+            if self.warm.min == 0 {
+                shard.wanted.notified().await;
+            } else {
+                // Nobody has to come for these, and nobody tells when there is a place again.
+                let _ = timeout(EVERY, shard.wanted.notified()).await;
+            }
             while self.lacks() {
                 let mut pace = self.pace.lock().await;
                 pace.wait().await;
                 if !self.lacks() {
                     break;
                 }
-                let Some(place) = self.places.take(self.most, &self.metrics.idle) else { break };
+                let place = self.places.take(self.most, &self.held, &self.metrics.idle);
+                let Some(place) = place else { break };
                 match self.dial(place).await {
                     Ok(idle) => {
                         *pace = Pace::default();
@@ -74,8 +78,7 @@ impl Pool {
     }
 
     fn lacks(&self) -> bool {
-        let held = usize::try_from(self.metrics.idle.get()).unwrap_or(0);
-        held < self.worth()
+        self.held.load(Ordering::Relaxed) < self.worth()
     }
 
     /// A connection that was greeted. An ERR packet in the greeting's place is not kept: a client's
@@ -97,6 +100,11 @@ impl Pool {
             }
         }
     }
+}
+
+/// The shortest that [`spread`] makes of a time.
+pub(super) fn shortest(time: Duration) -> Duration {
+    time.mul_f64(1.0 - SPREAD)
 }
 
 /// A little less than `time`.

@@ -51,7 +51,7 @@ impl Outcome {
             permit: None,
             in_use: None,
             connected: None,
-            pool_result: proxy.config.pool.as_str(),
+            pool_result: proxy.dialled(),
             side: Side::Tidegate,
             // Stays when the session's future is dropped before its end.
             reason: "aborted",
