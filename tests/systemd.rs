@@ -44,9 +44,19 @@ impl Manager {
     }
 
     fn is_told(&self) -> String {
+        until("it says something", || self.hears()).expect("not in time")
+    }
+
+    /// What is told next, or nothing within the socket's timeout. `None`: ask again. A process that was
+    /// stopped and goes on sees EINTR where a socket has a timeout: signal(7).
+    fn hears(&self) -> Option<Option<String>> {
         let mut datagram = [0; 4096];
-        let length = self.socket.recv(&mut datagram).unwrap();
-        String::from_utf8(datagram[..length].to_vec()).unwrap()
+        match self.socket.recv(&mut datagram) {
+            Ok(length) => Some(Some(String::from_utf8(datagram[..length].to_vec()).unwrap())),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Some(None),
+            Err(error) if error.kind() == ErrorKind::Interrupted => None,
+            Err(error) => panic!("{error}"),
+        }
     }
 
     /// Waits until the watchdog has been fed a few times.
@@ -59,11 +69,7 @@ impl Manager {
     /// Waits until nothing has been told for two seconds: 20 times what the watchdog here waits.
     fn is_silent(&self) {
         self.socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-        until("nothing is told", || match self.socket.recv(&mut [0; 4096]) {
-            Ok(_) => None,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Some(()),
-            Err(error) => panic!("{error}"),
-        });
+        until("nothing is told", || self.hears().filter(Option::is_none));
         self.socket.set_read_timeout(Some(PATIENCE)).unwrap();
     }
 }
