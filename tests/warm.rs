@@ -238,6 +238,14 @@ fn a_reload_begins_a_pool_and_ends_one() {
     until_it("three are held", || held(&bridge), |held| *held == 3.0);
     visit(&bridge);
     assert_eq!(checkouts(&bridge, "hit"), 1.0);
+
+    // Another upstream of the same name has a pool of its own.
+    let dialled = server.accepted();
+    bridge.rewrite(&text("warm", 3).replace("warm_min", "connect_timeout = \"2s\"\nwarm_min"));
+    bridge.reload();
+    until_it("it is filled", || server.accepted(), |now| *now >= dialled + 3);
+    until_it("the old one is not", || held(&bridge), |held| *held == 3.0);
+
     bridge.rewrite(&text("off", 0));
     bridge.reload();
     until_it("nothing is held", || held(&bridge), |held| *held == 0.0);
