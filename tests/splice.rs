@@ -5,13 +5,16 @@
 
 mod support;
 
+use std::env;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
+use rustix::fs::{FlockOperation, flock};
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use rustix::process::{Uid, geteuid};
 use rustix::thread::set_thread_res_uid;
@@ -256,11 +259,12 @@ fn bridge(
     (upstream, bridge)
 }
 
-/// The user's pipes are limited together, so tests in which the limit matters take turns. As root
-/// the others do not count.
-fn pipes_of_this_user() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+/// The user's pipes are limited together, so tests in which the limit matters take turns, also with
+/// those of another run. As root the others do not count.
+fn pipes_of_this_user() -> File {
+    let turn = File::create(env::temp_dir().join("tidegate-tests-pipes.lock")).unwrap();
+    flock(&turn, FlockOperation::LockExclusive).unwrap();
+    turn
 }
 
 /// Makes pipes until the kernel gives that user no more, and none of a useful size.
