@@ -17,7 +17,7 @@ use tidegate::demo::dns::{DnsServer, Lie, Transport};
 
 use support::bridge::{Bridge, Setup};
 use support::namespace::Namespace;
-use support::tcp::{connect, read_exactly, read_to_the_end, serve};
+use support::tcp::{connect, free_port, read_exactly, read_to_the_end, serve};
 use support::{until, until_it};
 
 const NAME: &str = "gateway01-privatelink.test-1.prod.aws.tidbcloud.test";
@@ -93,7 +93,7 @@ fn a_ttl_of_zero_is_not_a_query_for_each_connection() {
 
 #[test]
 fn ipv6_addresses_are_dialled_too() {
-    let Ok(upstream) = TcpListener::bind("[::1]:0") else {
+    let Ok(upstream) = TcpListener::bind(("::1", free_port())) else {
         return support::skip("this host has no IPv6");
     };
     serve(&upstream, |mut stream| drop(stream.write_all(b"::1")));
@@ -108,7 +108,7 @@ fn ipv6_addresses_are_dialled_too() {
 
 #[test]
 fn ipv6_addresses_alone_are_enough() {
-    let Ok(upstream) = TcpListener::bind("[::1]:0") else {
+    let Ok(upstream) = TcpListener::bind(("::1", free_port())) else {
         return support::skip("this host has no IPv6");
     };
     serve(&upstream, |mut stream| drop(stream.write_all(b"::1")));
@@ -500,10 +500,9 @@ impl Upstreams {
     /// As [`Self::at`], but they do this instead.
     fn serving(hosts: &[&'static str], act: fn(TcpStream, &'static str)) -> Self {
         let listeners: Vec<TcpListener> = until("a port that is free at all addresses", || {
-            let first = TcpListener::bind((hosts[0], 0)).unwrap();
-            let port = first.local_addr().unwrap().port();
-            let others = hosts[1..].iter().map(|host| TcpListener::bind((*host, port)).ok());
-            [Some(first)].into_iter().chain(others).collect()
+            // Not one that another test is given at another of this host's addresses.
+            let port = free_port();
+            hosts.iter().map(|host| TcpListener::bind((*host, port)).ok()).collect()
         });
         for (listener, host) in listeners.iter().zip(hosts.iter().copied()) {
             serve(listener, move |stream| act(stream, host));
