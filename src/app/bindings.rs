@@ -152,8 +152,8 @@ pub(super) fn bind_all(
     Ok(bound)
 }
 
-/// The addresses of one listener, as far as they can be had, into `own`. Of `localhost` the IPv6 half may be missing; with port 0 it gets
-/// the port of the first half.
+/// The addresses of one listener, as far as they can be had, into `own`. Of `localhost` the IPv6 half
+/// may be missing; with port 0 it gets the port of the first half.
 fn bind(
     listener: &ListenerConfig,
     threads: usize,

@@ -108,11 +108,11 @@ pub fn changes(old: &Config, new: &Config) -> Vec<(&'static str, Class)> {
             same_place.is_some_and(|(_, others)| values.get(key) != others.get(key))
         })
     };
-    let of = |(kind, keys): &(&'static str, &'static [(&'static str, Class)])| {
-        let kind = *kind;
-        keys.iter().filter(move |(key, _)| differs(kind, key)).copied().collect::<Vec<_>>()
-    };
-    KINDS.iter().flat_map(of).collect()
+    let mut changed = Vec::new();
+    for (kind, keys) in KINDS {
+        changed.extend(keys.iter().filter(|(key, _)| differs(kind, key)));
+    }
+    changed
 }
 
 /// Puts back what holds until the next start.

@@ -10,26 +10,33 @@ const MEMORY: f64 = 6.0;
 const ENOUGH: f64 = 2.4;
 
 /// Arrivals of late. Times are counted from any fixed moment.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Demand {
+    /// For how long a connection is of use.
+    pub age: Duration,
     /// Arrivals, each counted for less the longer ago it was.
     weight: f64,
     last: Duration,
 }
 
 impl Demand {
-    /// Somebody has come. `age` is for how long a connection is of use.
-    pub fn arrived(&mut self, now: Duration, age: Duration) {
-        self.weight = self.weight_at(now, age) + 1.0;
+    /// Nobody has come yet.
+    pub fn new(age: Duration) -> Self {
+        Self { age, weight: 0.0, last: Duration::ZERO }
+    }
+
+    /// Somebody has come.
+    pub fn arrived(&mut self, now: Duration) {
+        self.weight = self.weight_at(now) + 1.0;
         self.last = now;
     }
 
     /// How many connections are worth holding, `most` at the most: as many as will have been used
     /// within `age`, but for [`UNUSED_TO_USED`], when arrivals are independent of each other.
-    pub fn worth(&self, now: Duration, age: Duration, most: usize) -> usize {
-        let rate = self.weight_at(now, age) / (age.as_secs_f64() * MEMORY);
+    pub fn worth(&self, now: Duration, most: usize) -> usize {
+        let rate = self.weight_at(now) / self.memory();
         let pause = now.saturating_sub(self.last).as_secs_f64();
-        let expected = age.as_secs_f64() * rate.min(ENOUGH / pause);
+        let expected = self.age.as_secs_f64() * rate.min(ENOUGH / pause);
         // Of `count` held, the last is used if so many come: Poisson's distribution.
         let unused = UNUSED_TO_USED / (1.0 + UNUSED_TO_USED);
         let mut exactly = (-expected).exp();
@@ -43,9 +50,14 @@ impl Demand {
         count
     }
 
-    fn weight_at(&self, now: Duration, age: Duration) -> f64 {
+    fn weight_at(&self, now: Duration) -> f64 {
         let ago = now.saturating_sub(self.last).as_secs_f64();
-        self.weight * (-ago / (age.as_secs_f64() * MEMORY)).exp()
+        self.weight * (-ago / self.memory()).exp()
+    }
+
+    /// Seconds in which an arrival comes to count for 1/e.
+    fn memory(&self) -> f64 {
+        self.age.as_secs_f64() * MEMORY
     }
 }
 
@@ -57,22 +69,22 @@ mod tests {
 
     /// What is worth holding right after arrivals so far apart have gone on for a minute.
     fn steady(apart: Duration) -> (Demand, Duration, usize) {
-        let mut demand = Demand::default();
+        let mut demand = Demand::new(AGE);
         let mut now = Duration::from_secs(1000);
         for _ in 0..60_000 / apart.as_millis() {
             now += apart;
-            demand.arrived(now, AGE);
+            demand.arrived(now);
         }
-        let worth = demand.worth(now, AGE, 16);
+        let worth = demand.worth(now, 16);
         (demand, now, worth)
     }
 
     #[test]
     fn nothing_is_worth_holding_for_the_first_or_for_rare_ones() {
-        let mut demand = Demand::default();
-        assert_eq!(demand.worth(Duration::from_secs(5), AGE, 16), 0);
-        demand.arrived(Duration::from_secs(5), AGE);
-        assert_eq!(demand.worth(Duration::from_secs(5), AGE, 16), 0);
+        let mut demand = Demand::new(AGE);
+        assert_eq!(demand.worth(Duration::from_secs(5), 16), 0);
+        demand.arrived(Duration::from_secs(5));
+        assert_eq!(demand.worth(Duration::from_secs(5), 16), 0);
         assert_eq!(steady(Duration::from_secs(3)).2, 0);
     }
 
@@ -86,8 +98,8 @@ mod tests {
     fn nothing_is_held_once_nobody_has_come_for_a_useful_age() {
         let (demand, now, worth) = steady(Duration::from_millis(10));
         assert_eq!(worth, 16);
-        assert!(demand.worth(now + AGE / 4, AGE, 16) < 16);
-        assert_eq!(demand.worth(now + AGE + AGE / 10, AGE, 16), 0);
+        assert!(demand.worth(now + AGE / 4, 16) < 16);
+        assert_eq!(demand.worth(now + AGE + AGE / 10, 16), 0);
     }
 
     /// Arrivals that know nothing of each other, at any rate: a pool that holds what is worth it
@@ -96,7 +108,7 @@ mod tests {
     fn few_end_unused_whatever_the_rate() {
         let mut random = 0x9e37_79b9_7f4a_7c15_u64;
         for per_second in [0.3, 1.0, 2.0, 5.0, 20.0, 100.0] {
-            let (mut demand, mut now) = (Demand::default(), Duration::from_secs(1000));
+            let (mut demand, mut now) = (Demand::new(AGE), Duration::from_secs(1000));
             let mut held = std::collections::VecDeque::new();
             let (mut used, mut unused) = (0_u32, 0_u32);
             for _ in 0..20_000 {
@@ -110,8 +122,8 @@ mod tests {
                     unused += 1;
                 }
                 used += u32::from(held.pop_front().is_some());
-                demand.arrived(now, AGE);
-                while held.len() < demand.worth(now, AGE, 16) {
+                demand.arrived(now);
+                while held.len() < demand.worth(now, 16) {
                     held.push_back(now);
                 }
             }

@@ -18,7 +18,7 @@ mod refill;
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
@@ -66,8 +66,7 @@ pub struct Pool {
     held: Arc<AtomicUsize>,
     metrics: PoolMetrics,
     shards: Vec<Shard>,
-    /// Arrivals, and for how long what was dialled last is of use.
-    demand: Mutex<(Demand, Duration)>,
+    demand: Mutex<Demand>,
     /// One dial at a time, and when the next may be.
     pace: tokio::sync::Mutex<Pace>,
     began: Instant,
@@ -93,7 +92,7 @@ impl Pool {
             held: Arc::default(),
             metrics,
             shards: (0..threads).map(|_| Shard::default()).collect(),
-            demand: Mutex::new((Demand::default(), shortest(warm.max_age.unwrap_or(USEFUL)))),
+            demand: Mutex::new(Demand::new(shortest(warm.max_age.unwrap_or(USEFUL)))),
             pace: tokio::sync::Mutex::default(),
             began: Instant::now(),
             retired: CancellationToken::new(),
@@ -191,16 +190,14 @@ impl Pool {
 
     /// Counts somebody who has come, and tells the useful age.
     fn arrived(&self) -> Duration {
-        let mut demand = self.demand.lock().unwrap_or_else(PoisonError::into_inner);
-        let (demand, age) = &mut *demand;
-        demand.arrived(self.began.elapsed(), *age);
-        *age
+        let mut demand = self.demand();
+        demand.arrived(self.began.elapsed());
+        demand.age
     }
 
     /// How many it should hold.
     fn worth(&self) -> usize {
-        let demand = self.demand.lock().unwrap_or_else(PoisonError::into_inner);
-        demand.0.worth(self.began.elapsed(), demand.1, self.most).max(self.warm.min)
+        self.demand().worth(self.began.elapsed(), self.most).max(self.warm.min)
     }
 
     /// For how long a connection of such a server is of use, which the demand goes by from now on.
@@ -211,7 +208,11 @@ impl Pool {
                 self.warm.max_age.unwrap_or(USEFUL).min(LONGEST)
             }
         };
-        self.demand.lock().unwrap_or_else(PoisonError::into_inner).1 = shortest(age);
+        self.demand().age = shortest(age);
         age
+    }
+
+    fn demand(&self) -> MutexGuard<'_, Demand> {
+        self.demand.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -11,7 +11,8 @@ use tracing::info;
 use super::Proxy;
 use super::limits::{Origin, Permit};
 use crate::net::address::Peer;
-use crate::net::proxy_protocol::Header;
+use crate::net::proxy_protocol::{Addresses, Header};
+use crate::net::stream::Stream;
 use crate::relay::{End, Reason, Side};
 use crate::upstream::{Endpoint, InUse};
 
@@ -80,12 +81,27 @@ impl Outcome {
         addresses.map_or(self.peer, |addresses| Peer::Tcp(addresses.source))
     }
 
+    /// Whether a header names no client: most often a health check.
+    pub fn is_a_load_balancers_own(&self) -> bool {
+        self.header.as_deref().is_some_and(|header| header.addresses.is_none())
+    }
+
+    /// What a server is told of the client, whose connection is `stream`: nothing of one that came
+    /// over a Unix socket.
+    pub fn addresses(&self, stream: &Stream) -> Option<Addresses> {
+        if let Some(addresses) = self.header.as_deref().and_then(|header| header.addresses) {
+            return Some(addresses);
+        }
+        let Peer::Tcp(source) = self.peer else { return None };
+        Some(Addresses { source, destination: stream.local_addr()? })
+    }
+
     /// Whom it counts for; nobody if it came over a Unix socket or is a load balancer's own.
     pub fn origin(&self) -> Option<Origin> {
-        let header = self.header.as_deref();
-        if header.is_some_and(|header| header.addresses.is_none()) {
+        if self.is_a_load_balancers_own() {
             return None;
         }
+        let header = self.header.as_deref();
         Some(Origin {
             address: self.client().ip()?,
             vpc_endpoint: header.and_then(|header| header.vpc_endpoint.clone()),

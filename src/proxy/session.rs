@@ -8,7 +8,7 @@ use tokio::io::Interest;
 
 use super::Proxy;
 use super::outcome::Outcome;
-use super::source::{Source, identify};
+use super::source::identify;
 use crate::config::Protocol;
 use crate::drain::Phase;
 use crate::mysql::handshake::answer_sequence;
@@ -98,10 +98,10 @@ async fn part(outcome: &Outcome, parting: Parting, reason: Reason) {
 /// The upstream comes first: MySQL servers speak first, and the client must see the greeting of
 /// the server that it will talk to.
 async fn open(mut outcome: Outcome, mut client: Stream) -> Option<(Outcome, Stream, Stream)> {
-    let source = identify(&mut client, &mut outcome).await?;
+    identify(&mut client, &mut outcome).await?;
     let proxy = outcome.proxy.clone();
     let protocol = proxy.config.protocol;
-    if source.is_the_load_balancer {
+    if outcome.is_a_load_balancers_own() {
         tokio::select! {
             biased;
             // A check that has left by now costs no dial.
@@ -113,12 +113,12 @@ async fn open(mut outcome: Outcome, mut client: Stream) -> Option<(Outcome, Stre
         }
     }
     let told = match proxy.upstream.is_told_of_clients() {
-        true => source.addresses(&client),
+        true => outcome.addresses(&client),
         false => None,
     };
     let (code, message) = tokio::select! {
         biased;
-        result = connect(&proxy, &mut outcome, &source, told) => match result {
+        result = connect(&proxy, &mut outcome, told) => match result {
             Ok(upstream) => return Some((outcome, client, upstream)),
             Err(told) => told,
         },
@@ -140,10 +140,9 @@ async fn open(mut outcome: Outcome, mut client: Stream) -> Option<(Outcome, Stre
 async fn connect(
     proxy: &Proxy,
     outcome: &mut Outcome,
-    source: &Source,
     told: Option<Addresses>,
 ) -> Result<Stream, (ErrorCode, String)> {
-    match proxy.gate.admit(&proxy.config, source.client.ip(), outcome.origin()).await {
+    match proxy.gate.admit(&proxy.config, outcome.client().ip(), outcome.origin()).await {
         Ok(permit) => outcome.admitted(permit),
         Err(refusal) => {
             let message = refusal.to_string();
