@@ -17,7 +17,7 @@ use tidegate::demo::dns::{DnsServer, Lie, Transport};
 
 use support::bridge::{Bridge, Setup};
 use support::namespace::Namespace;
-use support::tcp::{connect, free_port, read_exactly, read_to_the_end, serve};
+use support::tcp::{connect, free_port, listen_at, read_exactly, read_to_the_end, serve};
 use support::{until, until_it};
 
 const NAME: &str = "gateway01-privatelink.test-1.prod.aws.tidbcloud.test";
@@ -499,15 +499,11 @@ impl Upstreams {
 
     /// As [`Self::at`], but they do this instead.
     fn serving(hosts: &[&'static str], act: fn(TcpStream, &'static str)) -> Self {
-        let listeners: Vec<TcpListener> = until("a port that is free at all addresses", || {
-            // Not one that another test is given at another of this host's addresses.
-            let port = free_port();
-            hosts.iter().map(|host| TcpListener::bind((*host, port)).ok()).collect()
-        });
+        let (port, listeners) = listen_at(hosts);
         for (listener, host) in listeners.iter().zip(hosts.iter().copied()) {
             serve(listener, move |stream| act(stream, host));
         }
-        Self { port: listeners[0].local_addr().unwrap().port() }
+        Self { port }
     }
 
     /// A bridge to the name at their port, with more keys for its upstream.

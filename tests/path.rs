@@ -19,7 +19,7 @@ use support::bridge::{Bridge, Setup};
 use support::mysql::{greeting, login};
 use support::namespace::Namespace;
 use support::process::succeed;
-use support::tcp::{connect, free_port, read_exactly, read_to_the_end, serve};
+use support::tcp::{connect, listen_at, read_exactly, read_to_the_end, serve};
 use support::{until, until_it};
 
 const NAME: &str = "gateway01-privatelink.test-1.prod.aws.tidbcloud.test";
@@ -380,13 +380,7 @@ impl Drop for Host {
 impl Gateway {
     fn at(hosts: &[&'static str]) -> Self {
         let dns = DnsServer::start("127.0.0.1:0".parse().unwrap()).unwrap();
-        let (port, hosts) = until("a port that is free at all addresses", || {
-            // Not one that the kernel gives to another test for an outgoing connection.
-            let port = free_port();
-            let listeners: Option<Vec<_>> =
-                hosts.iter().map(|host| TcpListener::bind((*host, port)).ok()).collect();
-            Some((port, listeners?))
-        });
+        let (port, hosts) = listen_at(hosts);
         let hosts = hosts.into_iter().map(Self::serve).collect();
         Self { port, dns, _hosts: hosts }
     }

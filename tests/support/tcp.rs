@@ -43,6 +43,16 @@ pub fn free_port() -> u16 {
     })
 }
 
+/// Listens at all of these addresses at one port: none that the kernel gives to another test.
+pub fn listen_at(hosts: &[&str]) -> (u16, Vec<TcpListener>) {
+    until("a port that is free at all addresses", || {
+        let port = free_port();
+        let listeners: Option<Vec<_>> =
+            hosts.iter().map(|host| TcpListener::bind((*host, port)).ok()).collect();
+        Some((port, listeners?))
+    })
+}
+
 pub fn connect(to: SocketAddr) -> TcpStream {
     try_connect(to).unwrap()
 }
