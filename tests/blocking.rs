@@ -103,7 +103,7 @@ fn deep_health_checks_do_not_block_the_host() {
 #[test]
 fn deep_health_checks_that_nobody_waits_for_do_not_block_the_host() {
     let Some(path) = Path::new() else { return };
-    let slow = SlowRelay::start(&path);
+    let slow = Relay::slow(&path);
     let bridges: Vec<_> =
         (0..full_or(20, 6)).map(|_| path.bridge("", &slow.address.to_string())).collect();
     let straight = path.bridge("", &path.server.to_string());
@@ -126,33 +126,33 @@ fn deep_health_checks_that_nobody_waits_for_do_not_block_the_host() {
 #[test]
 fn dials_that_lose_their_race_do_not_block_the_host() {
     let Some(path) = Path::new() else { return };
-    let slow = SlowRelay::start(&path);
+    let slow = Relay::slow(&path);
+    let quick = Relay::start(&path, "127.0.0.3", Duration::ZERO);
     let dns = path.bridge_side.enter(|| DnsServer::start("127.0.0.1:0".parse().unwrap()).unwrap());
-    dns.set(NAME, &[slow.address.ip(), path.server.ip()], 300);
+    dns.set(NAME, &[slow.address.ip(), quick.address.ip()], 300);
     let gateway = format!("{NAME}:{}", path.server.port());
     // Through another one, so that no race has begun yet.
     let before = path.first_toll(&path.bridge("", &path.server.to_string()));
     let nameserver = format!("nameserver = \"{}\"", dns.address());
-    let mut races = 0;
     let mut bridges = Vec::new();
     // An endpoint that was overtaken is left aside for a while, but a new bridge does not know yet.
     while slow.begun() < visits() {
         let bridge = path.bridge_with(&nameserver, "", &gateway);
         path.visit(bridge.listen, AT_ONCE, |stream| drop(greeting(&stream)));
-        races += AT_ONCE;
         slow.is_left();
+        quick.is_left();
         bridges.push(bridge);
     }
     let bridge = bridges.last().unwrap();
     // Each race has a winner too, which its client has left.
-    let count = races + slow.begun();
+    let count = slow.begun() + quick.begun();
     path.is_not_blocked(bridge, "dials that lost their race, and those that won", count, before);
 }
 
 #[test]
 fn dials_that_nobody_waits_for_do_not_block_the_host() {
     let Some(path) = Path::new() else { return };
-    let slow = SlowRelay::start(&path);
+    let slow = Relay::slow(&path);
     let bridge = path.bridge("", &slow.address.to_string());
     let before = path.first_toll(&bridge);
     let (count, begun) = (visits(), slow.begun());
@@ -165,7 +165,7 @@ fn dials_that_nobody_waits_for_do_not_block_the_host() {
 #[test]
 fn a_drain_while_such_dials_are_taken_leave_of_does_not_block_the_host() {
     let Some(path) = Path::new() else { return };
-    let slow = SlowRelay::start(&path);
+    let slow = Relay::slow(&path);
     let straight = path.bridge("", &path.server.to_string());
     let before = path.first_toll(&straight);
     let count = AT_ONCE;
@@ -388,8 +388,8 @@ impl Path {
     }
 }
 
-/// A way to the server, on the bridge's host, that takes its time: the server greets late.
-struct SlowRelay {
+/// A way to the server, on the bridge's host, that may take its time: the server greets late.
+struct Relay {
     address: SocketAddr,
     counts: Arc<Counts>,
 }
@@ -404,17 +404,21 @@ struct Counts {
 /// Longer than the head start of one dial over the next.
 const SLOWNESS: Duration = Duration::from_millis(400);
 
-impl SlowRelay {
-    /// At the server's port, so that a name can have both as its addresses.
-    fn start(path: &Path) -> Self {
+impl Relay {
+    fn slow(path: &Path) -> Self {
+        Self::start(path, "127.0.0.2", SLOWNESS)
+    }
+
+    /// At the server's port, so that a name can have several as its addresses.
+    fn start(path: &Path, host: &'static str, slowness: Duration) -> Self {
         let server = path.server;
         let counts = Arc::new(Counts::default());
         let at_work = Arc::clone(&counts);
         let address = path.bridge_side.enter(|| {
-            let listener = TcpListener::bind(("127.0.0.2", server.port())).unwrap();
+            let listener = TcpListener::bind((host, server.port())).unwrap();
             serve(&listener, move |near| {
                 at_work.begun.fetch_add(1, Ordering::SeqCst);
-                thread::sleep(SLOWNESS);
+                thread::sleep(slowness);
                 let far = connect(server);
                 at_work.dialled.fetch_add(1, Ordering::SeqCst);
                 thread::scope(|scope| {
@@ -438,7 +442,7 @@ impl SlowRelay {
     /// Waits until what has come through has gone.
     fn is_left(&self) {
         let look = || (self.counts.ended.load(Ordering::SeqCst), self.begun());
-        until_it("the slow way is empty", look, |(ended, begun)| ended == begun);
+        until_it("this way is empty", look, |(ended, begun)| ended == begun);
     }
 }
 
