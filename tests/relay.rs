@@ -268,7 +268,7 @@ fn a_reader_that_falls_asleep_stops_the_writer_and_costs_no_memory() {
 
 #[test]
 fn nine_thousand_sessions_fit_into_twenty_thousand_descriptors_and_two_kib_each() {
-    // Two descriptors a session, 128 pipes, and some of the bridge's own.
+    // Two descriptors a session, 64 pipes, and some of the bridge's own.
     let (sessions, descriptors) = full_or((9_000, 20_000), (2_500, 5_700));
     raise_file_limit();
     let upstream = listener();

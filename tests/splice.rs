@@ -33,7 +33,7 @@ const NOBODY: u32 = 65534;
 const POOR: u32 = 65533;
 /// What a thread of the bridge may keep, and the process may have.
 const KEPT_PIPES: usize = 16;
-const MOST_PIPES: usize = 128;
+const MOST_PIPES: usize = 64;
 /// Everything that can move has moved when nothing has for so long.
 const QUIET: Duration = Duration::from_millis(300);
 
@@ -87,7 +87,7 @@ fn sessions_beyond_the_most_pipes_are_copied_and_get_every_byte() {
     // Some sessions get stuck with copied bytes, and need no pipe.
     until("the pipes are all in use", || {
         for _ in bridge.pipes()..=MOST_PIPES {
-            let client = slow_to_take(bridge.listen);
+            let client = slow_to_take(bridge.listen, WINDOW);
             let server = accept(&upstream);
             let sending = thread::spawn(move || send_to_the_end(&server, LENGTH));
             sleeping.push((client, sending));
@@ -216,7 +216,7 @@ fn what_is_in_the_pipe_of_a_session_that_is_broken_reaches_no_other_session() {
 #[test]
 fn a_slow_reader_gets_every_byte_through_the_pipe() {
     let (upstream, bridge) = bridge(|setup| setup);
-    let client = slow_to_take(bridge.listen);
+    let client = slow_to_take(bridge.listen, WINDOW);
     let server = accept(&upstream);
     let sending = thread::spawn(move || send_to_the_end(&server, 32));
     for mib in 0..8 {
@@ -318,10 +318,12 @@ fn counted(bridge: &Bridge, before: &[[f64; 2]; 2], more: usize) -> [[f64; 2]; 2
     })
 }
 
-/// A client whose window is small, so that little is on its way to it.
-fn slow_to_take(bridge: SocketAddr) -> TcpStream {
+/// Bytes of a window that is small, so that little is on its way.
+const WINDOW: usize = 64 * 1024;
+
+fn slow_to_take(bridge: SocketAddr, window: usize) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.set_recv_buffer_size(64 * 1024).unwrap();
+    socket.set_recv_buffer_size(window).unwrap();
     socket.connect_timeout(&bridge.into(), PATIENCE).unwrap();
     let client = TcpStream::from(socket);
     client.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -331,9 +333,11 @@ fn slow_to_take(bridge: SocketAddr) -> TcpStream {
 /// A session whose client does not read, with bytes of it in a pipe of the bridge, which has all that
 /// the server has sent. Also returns how many MiB that is.
 fn with_bytes_in_a_pipe(bridge: &Bridge, upstream: &TcpListener) -> (TcpStream, TcpStream, usize) {
-    // One in some is stuck with bytes that were copied, or with a closed window.
+    // What the sockets hold decides where in a MiB a session is stuck: the first bytes of each are
+    // copied. So another window each time.
+    let mut windows = (2..9).cycle().map(|times| times * WINDOW);
     until("a session is stuck with bytes in a pipe", || {
-        let client = slow_to_take(bridge.listen);
+        let client = slow_to_take(bridge.listen, windows.next().unwrap());
         let server = accept(upstream);
         for length in 1..64 {
             send(&server, length - 1, 1);

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 pub type Way = (SocketAddr, SocketAddr);
 
 /// Bytes of tidegate's pipes.
-const PIPE: usize = 256 * 1024;
+const PIPE: usize = 512 * 1024;
 
 pub fn tidegate(ways: &[Way], protocol: &str, admin: SocketAddr) -> String {
     let mut text = format!("admin = \"{admin}\"\n");

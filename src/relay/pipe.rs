@@ -16,12 +16,12 @@ use rustix::pipe::{
     PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice,
 };
 
-/// Capacity that is asked for: 64 slots of a page.
-const CAPACITY: usize = 256 * 1024;
+/// Capacity that is asked for: 128 slots of a page.
+const CAPACITY: usize = 512 * 1024;
 /// A smaller pipe moves less than a copy does.
 const LEAST_CAPACITY: usize = 64 * 1024;
 /// Pipes of the process, a lent one included: half of what a user may have of that size.
-pub const MOST: usize = 128;
+pub const MOST: usize = 64;
 /// Empty pipes that a thread keeps.
 const KEPT: usize = 16;
 /// Time after a refusal in which the kernel is not asked again: each try costs five calls.
