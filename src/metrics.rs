@@ -92,7 +92,9 @@ pub struct UpstreamMetrics {
 #[derive(Debug)]
 pub struct PoolMetrics {
     name: String,
-    /// Connections held now.
+    /// Connections that are being dialled or greeted.
+    pub connecting: IntGauge,
+    /// Those that wait for a client.
     pub idle: IntGauge,
     hits: IntCounter,
     misses: IntCounter,
@@ -171,7 +173,7 @@ impl Metrics {
             ),
             pool_connections: gauge(
                 "tidegate_pool_connections",
-                "Upstream connections held for clients to come.",
+                "Upstream connections held for clients to come, by state.",
                 &["upstream", "state"],
             ),
             pool_checkouts: counter(
@@ -260,6 +262,7 @@ impl Metrics {
     pub fn pool(&self, name: &str) -> PoolMetrics {
         PoolMetrics {
             name: name.to_owned(),
+            connecting: self.pool_connections.with_label_values(&[name, "connecting"]),
             idle: self.pool_connections.with_label_values(&[name, "idle"]),
             hits: self.pool_checkouts.with_label_values(&[name, "hit"]),
             misses: self.pool_checkouts.with_label_values(&[name, "miss"]),

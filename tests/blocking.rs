@@ -238,7 +238,8 @@ fn a_warm_pool_under_a_load_that_comes_and_goes_does_not_block_the_host() {
     let used = sum("tidegate_pool_checkouts_total", &[("result", "hit")]);
     let unused = sum("tidegate_pool_evictions_total", &[("reason", "age")]);
     assert!(used > 0.0 && unused > 0.0, "{used} used, {unused} unused");
-    assert_eq!(unused, sum("tidegate_pool_evictions_total", &[]));
+    let all = bridge.get("/metrics").body;
+    assert_eq!(unused, sum("tidegate_pool_evictions_total", &[]), "{all}");
     // Each that ended unused is a refused log-in, as is each client that left.
     path.is_not_blocked(&bridge, "a warm pool", left + unused as usize, before);
 }

@@ -36,10 +36,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use support::bridge::{Bridge, CloseRecord};
+use support::bridge::{Bridge, CloseRecord, Metrics};
 use support::fault::{Account, Course, Cut, Ending, Harm, Order, Relay};
 use support::mariadb::MariaDb;
-use support::tcp::{Noise, nobody};
+use support::tcp::{Noise, nobody, serve};
 use support::{PATIENCE, full_or, runtime, threads, until_it};
 
 /// Sessions at a time, and those of them that find no server.
@@ -52,14 +52,27 @@ const TOLD: usize = 4;
 
 #[test]
 fn sessions_harmed_on_their_way_end_as_what_they_are_and_leave_nothing_behind() {
-    let Some(db) = MariaDb::start(&["--max-connect-errors=1000000"]) else { return };
-    let seeds = seeds();
-    let plans = seeds.clone().map(Plan::of);
+    campaign(Pool::Off);
+}
+
+#[test]
+fn so_do_those_over_connections_that_were_there_before() {
+    let Some(metrics) = campaign(Pool::Warm) else { return };
+    let checkouts = |labels: &[_]| metrics.sum("tidegate_pool_checkouts_total", labels);
+    let (hits, all) = (checkouts(&[("result", "hit")]), checkouts(&[]));
+    assert!(hits > 0.9 * all, "{hits} of {all}");
+}
+
+/// Returns the bridge's last metrics.
+fn campaign(pool: Pool) -> Option<Metrics> {
+    let db = MariaDb::start(&["--max-connect-errors=1000000"])?;
+    let plans = seeds().map(Plan::of).filter(|plan| pool == Pool::Off || plan.can_be_warm());
     let (without, with): (VecDeque<_>, VecDeque<_>) =
         plans.partition(|plan| matches!(plan.talk, Talk::NoServer(_)));
     let (gateway, _held) = nobody();
-    let (mut bridge, lanes) = open(gateway);
+    let (mut bridge, lanes) = open(gateway, pool);
     let idle = bridge.fds();
+    let backs: Vec<_> = lanes.iter().map(|lane| lane.back.try_clone().unwrap()).collect();
 
     let (with, without) = (Mutex::new(with), Mutex::new(without));
     let failures = Mutex::new(BTreeMap::new());
@@ -84,6 +97,11 @@ fn sessions_harmed_on_their_way_end_as_what_they_are_and_leave_nothing_behind() 
         }
     });
     report(&failures.into_inner().unwrap());
+    // Connections for sessions that will not come. The ports stay: a pool goes on dialling them.
+    for back in &backs {
+        back.set_nonblocking(false).unwrap();
+        serve(back, drop);
+    }
     let sessions = sessions.into_inner();
     bridge.has_accounted_for(sessions as f64);
     until_it("the bridge holds no session's socket", || strays(&bridge), Vec::is_empty);
@@ -93,9 +111,11 @@ fn sessions_harmed_on_their_way_end_as_what_they_are_and_leave_nothing_behind() 
         bridge.gives_back_its_fds(idle, sessions);
     }
     assert_eq!(bridge.close_records(sessions).len(), sessions, "one close record each");
+    let metrics = bridge.metrics();
     // No task is left: the drain waits for nobody.
     bridge.signal(Signal::TERM);
     assert!(bridge.ends_within(Duration::from_secs(5)).success());
+    Some(metrics)
 }
 
 #[test]
@@ -248,9 +268,19 @@ impl Plan {
         plan
     }
 
+    /// Whether a server speaks first, and is there.
+    fn can_be_warm(&self) -> bool {
+        match &self.talk {
+            Talk::Noise(noise) => noise.protocol == Protocol::Mysql,
+            Talk::Database { .. } => true,
+            Talk::NoServer(_) => false,
+        }
+    }
+
     /// A session that nobody harms.
     fn clean(lane: &Lane) -> Self {
-        let protocol = if lane.number.is_multiple_of(2) { Protocol::Tcp } else { Protocol::Mysql };
+        let is_tcp = lane.pool == Pool::Off && lane.number.is_multiple_of(2);
+        let protocol = if is_tcp { Protocol::Tcp } else { Protocol::Mysql };
         let talk = match lane.number {
             0 => Talk::Database { queries: 2, rows: 100 },
             number if number < LANES - LANES_WITHOUT_SERVER => Talk::Noise(NoiseTalk {
@@ -679,8 +709,16 @@ impl Way {
     }
 }
 
+/// Whether the bridge has a connection to a lane's server before its session begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pool {
+    Off,
+    Warm,
+}
+
 struct Lane {
     number: usize,
+    pool: Pool,
     runtime: tokio::runtime::Runtime,
     /// What the bridge takes for a server.
     back: std::net::TcpListener,
@@ -692,8 +730,11 @@ struct Lane {
 
 type Series = BTreeMap<String, f64>;
 
+/// The relay that may end before the bridge has seen the client.
+const BEFORE: &str = "the relay before the bridge";
+
 /// Starts a bridge with the listeners and upstreams of all lanes.
-fn open(nobody: SocketAddr) -> (Bridge, Vec<Lane>) {
+fn open(nobody: SocketAddr, pool: Pool) -> (Bridge, Vec<Lane>) {
     let mut toml = "admin = \"127.0.0.1:0\"\nstall_timeout = \"3s\"\n".to_owned();
     let (mut upstreams, mut backs) = (String::new(), Vec::new());
     for lane in 0..LANES {
@@ -707,9 +748,16 @@ fn open(nobody: SocketAddr) -> (Bridge, Vec<Lane>) {
                 "[[listener]]\nname = \"{name}\"\nbind = \"127.0.0.1:0\"\n\
                  upstream = \"{upstream}\"\nprotocol = \"{protocol}\"\n"
             );
+            if pool == Pool::Warm && *way == Way::ToServer(Protocol::Mysql) {
+                toml.push_str("pool = \"warm\"\n");
+            }
         }
-        // Patient where the server is only slow.
-        let deadline = if lane < LANES - LANES_WITHOUT_SERVER { "8s" } else { "1s" };
+        // Patient where the server is only slow, or where nobody waits for it yet.
+        let deadline = match (lane < LANES - LANES_WITHOUT_SERVER, pool) {
+            (true, Pool::Off) => "8s",
+            (true, Pool::Warm) => "5m",
+            (false, _) => "1s",
+        };
         let mut gateways = vec![("server", back.local_addr().unwrap())];
         if lane >= LANES - LANES_WITHOUT_SERVER {
             gateways.push(("nobody", nobody));
@@ -719,6 +767,9 @@ fn open(nobody: SocketAddr) -> (Bridge, Vec<Lane>) {
                 upstreams,
                 "[upstream.{name}-{lane}]\ngateway = \"{gateway}\"\ndial_deadline = \"{deadline}\"\n"
             );
+            if pool == Pool::Warm && lane < LANES - LANES_WITHOUT_SERVER {
+                upstreams.push_str("warm_min = 1\nwarm_max_age = \"1m\"\n");
+            }
         }
         backs.push(back);
     }
@@ -726,6 +777,7 @@ fn open(nobody: SocketAddr) -> (Bridge, Vec<Lane>) {
     let mut listening = bridge.listening.iter();
     let lane = |(number, back)| Lane {
         number,
+        pool,
         runtime: runtime(),
         back,
         entries: ways(number).iter().map(|way| (*way, *listening.next().unwrap())).collect(),
@@ -783,7 +835,7 @@ impl Lane {
         let mut story = Story::default();
         let everybody = match &plan.talk {
             Talk::NoServer(kind) => self.run_without_server(bridge, *kind, way, &story),
-            _ => self.run(plan, db, way, (&front, &back), &story),
+            _ => self.run(bridge, plan, db, way, (&front, &back), &story),
         };
         let mut complaints = Complaints::default();
         if let Err(missing) = everybody {
@@ -816,6 +868,7 @@ impl Lane {
 
     fn run(
         &self,
+        bridge: &Bridge,
         plan: &Plan,
         db: &MariaDb,
         way: Way,
@@ -832,15 +885,27 @@ impl Lane {
             };
             let bridges = TcpListener::from_std(self.back.try_clone().unwrap()).unwrap();
             let entered = Cell::new(None);
-            let before = story.of("the relay before the bridge", async {
+            let ready = watch::Sender::new(self.pool == Pool::Off);
+            let before = story.of(BEFORE, async {
                 let (client, _) = entrance.accept().await?;
+                ready.subscribe().wait_for(|ready| *ready).await.unwrap();
                 let bridge = TcpStream::connect(entry).await?;
                 entered.set(Some(bridge.local_addr()?));
                 front.run(bridge, client).await;
                 Ok(())
             });
             let behind = story.of("the relay behind the bridge", async {
-                let (bridge, dialler) = bridges.accept().await?;
+                let (mut near, dialler) = bridges.accept().await?;
+                let mut far = TcpStream::connect(server_address).await?;
+                if self.pool == Pool::Warm {
+                    back.greet(&mut near, &mut far).await?;
+                    wait_until(|| self.held(bridge) == 1.0).await;
+                    ready.send_replace(true);
+                    // The session's from here on, unless its client has left before it had one.
+                    let has_left = || story.ended.borrow().contains(&BEFORE);
+                    let is_lent = || entered.get().is_some() && self.held(bridge) == 0.0;
+                    wait_until(|| is_lent() || has_left()).await;
+                }
                 // It has accepted one and dialled the other; both are whole now.
                 let peers = [entered.get().unwrap(), dialler].map(|address| address.port());
                 let mine = rows().into_iter().filter(|row| match row.ports {
@@ -849,7 +914,7 @@ impl Lane {
                     }
                 });
                 story.inodes.borrow_mut().extend(mine.map(|row| row.inode));
-                back.run(bridge, TcpStream::connect(server_address).await?).await;
+                back.run(near, far).await;
                 Ok(())
             });
             let client = story.of("the client", async {
@@ -875,6 +940,13 @@ impl Lane {
             let everybody = async { tokio::join!(before, behind, client, served) };
             in_time(everybody, 4, story).await
         })
+    }
+
+    /// Connections that wait for a client.
+    fn held(&self, bridge: &Bridge) -> f64 {
+        let upstream = Way::ToServer(Protocol::Mysql).upstream(self.number);
+        let labels = [("upstream", upstream.as_str()), ("state", "idle")];
+        bridge.metrics().sum("tidegate_pool_connections", &labels)
     }
 
     fn run_without_server(
@@ -979,6 +1051,13 @@ async fn listen() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
+/// The time is up for everybody together.
+async fn wait_until(holds: impl Fn() -> bool) {
+    while !holds() {
+        sleep(milliseconds(2)).await;
+    }
+}
+
 /// Waits for everybody; who is missing when the time is up.
 async fn in_time<T>(
     everybody: impl Future<Output = T>,
@@ -988,8 +1067,7 @@ async fn in_time<T>(
     if timeout(BOUND, everybody).await.is_ok() {
         return Ok(());
     }
-    let all =
-        ["the client", "the relay before the bridge", "the relay behind the bridge", "the server"];
+    let all = ["the client", BEFORE, "the relay behind the bridge", "the server"];
     let ended = story.ended.borrow();
     let missing = all.into_iter().take(count).filter(|who| !ended.contains(who));
     Err(missing.collect::<Vec<_>>().join(", "))

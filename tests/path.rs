@@ -18,7 +18,6 @@ use tidegate::mysql::packet::frame;
 use support::bridge::{Bridge, Setup};
 use support::mysql::{greeting, login};
 use support::namespace::Namespace;
-use support::process::succeed;
 use support::tcp::{connect, listen_at, read_exactly, read_to_the_end, serve};
 use support::{until, until_it};
 
@@ -100,13 +99,7 @@ fn a_zone_that_swallows_packets_costs_one_head_start_and_then_nothing() {
     let Some(namespace) = Namespace::new().map(Arc::new) else { return };
     let gateway =
         namespace.enter(|| Gateway::at(&["127.0.0.3"]).answers(&["127.0.0.2", "127.0.0.3"]));
-    let mut nft = namespace.command("nft");
-    nft.arg(
-        "table inet lost {
-            chain out { type filter hook output priority 0; policy accept; ip daddr 127.0.0.2 drop; }
-        }",
-    );
-    succeed(nft);
+    namespace.filter("ip daddr 127.0.0.2 drop");
     let bridge = gateway.bridge("connect_timeout = \"1s\"").inside(&namespace).start();
     for _ in 0..20 {
         assert_eq!(namespace.enter(|| gateway.who_answers(&bridge)), "127.0.0.3");

@@ -17,6 +17,7 @@ use tidegate::mysql::packet::{ErrorCode, err_greeting, frame};
 
 use support::bridge::{Bridge, Setup, tidegate};
 use support::mysql::{greeting, login};
+use support::namespace::Namespace;
 use support::tcp::{connect, free_port, read_exactly, read_to_the_end, reset, serve};
 use support::{until, until_it};
 
@@ -193,6 +194,91 @@ fn what_belongs_to_an_address_that_left_dns_or_failed_is_not_lent() {
 }
 
 #[test]
+fn a_path_that_swallows_packets_costs_those_that_it_had_and_nobody_a_client() {
+    let Some(namespace) = Namespace::new().map(Arc::new) else { return };
+    let (one, two, dns) = namespace.enter(|| {
+        let port = free_port();
+        let [one, two] = ["127.0.0.2", "127.0.0.3"]
+            .map(|host| Server::at(SocketAddr::new(host.parse().unwrap(), port)));
+        (one, two, DnsServer::start("127.0.0.1:0".parse().unwrap()).unwrap())
+    });
+    dns.set(NAME, &[one.address.ip(), two.address.ip()], 300);
+    let bridge = Bridge::from_file(&format!(
+        "admin = \"127.0.0.1:0\"\nnameserver = \"{}\"\n\
+         [[listener]]\nbind = \"127.0.0.1:0\"\npool = \"warm\"\n\
+         [upstream.named]\ngateway = \"{NAME}:{}\"\nwarm_min = 8\nwarm_max_age = \"1m\"\n\
+         connect_timeout = \"1s\"\n",
+        dns.address(),
+        one.address.port(),
+    ))
+    .inside(&namespace)
+    .start();
+    until_it("eight are held", || held(&bridge), |held| *held == 8.0);
+    let lost = one.idle().len();
+    assert!(lost > 0, "some are of the first server");
+    namespace.filter("ip daddr 127.0.0.2 drop");
+    until_it(
+        "its silence is noticed",
+        || evictions(&bridge, "silent"),
+        |gone| *gone == lost as f64,
+    );
+    namespace.enter(|| (0..8).for_each(|_| assert!(two.greeted(visit(&bridge)))));
+}
+
+#[test]
+fn a_load_balancer_that_forgets_idle_flows_resets_nobodys_session() {
+    let Some(namespace) = Namespace::new().map(Arc::new) else { return };
+    let server = namespace.enter(Server::start);
+    let bridge = warm("warm_min = 4\nwarm_max_age = \"1m\"", &server).inside(&namespace).start();
+    until_it("four are held", || held(&bridge), |held| *held == 4.0);
+    let before = server.idle();
+    // It says so to the next packet only.
+    namespace.filter(&format!(
+        "tcp dport {} tcp flags & (syn | rst) == 0 reject with tcp reset",
+        server.address.port()
+    ));
+    until_it("it has been heard", || evictions(&bridge, "closed"), |gone| *gone >= 4.0);
+    namespace.mend();
+    namespace.enter(|| (0..4).for_each(|_| assert!(!before.contains(&visit(&bridge)))));
+}
+
+#[test]
+fn a_server_that_soon_ends_what_it_greets_is_not_pestered() {
+    let server = Server::start();
+    server.leaves(true);
+    let began = Instant::now();
+    let bridge = warm("warm_min = 4", &server).start();
+    // Four dials, a pause of 0.8 s at least, as many, and one twice as long.
+    until_it("it has been dialled again and again", || server.accepted(), |count| *count > 8);
+    assert!(began.elapsed() > Duration::from_millis(2_000), "{:?}", began.elapsed());
+    assert_eq!(evictions(&bridge, ""), evictions(&bridge, "closed"));
+}
+
+#[test]
+fn what_a_pool_knows_of_its_clients_outlives_a_reload() {
+    let server = Server::start();
+    let text = |key: &str| {
+        format!(
+            "admin = \"127.0.0.1:0\"\n\
+             [[listener]]\nname = \"app\"\nbind = \"127.0.0.1:0\"\npool = \"warm\"\n\
+             [upstream.gw]\ngateway = \"{}\"\nwarm_max_age = \"8s\"\n{key}\n",
+            server.address
+        )
+    };
+    let bridge = Bridge::from_file(&text("")).start();
+    visit_until_hits(&bridge, 20.0);
+    bridge.rewrite(&text("connect_timeout = \"2s\""));
+    bridge.reload();
+    until_it("the old pool is gone", || held(&bridge), |held| *held == 0.0);
+    let hits = checkouts(&bridge, "hit");
+    // Two who come alone would not do: see above.
+    visit(&bridge);
+    until_it("one is held", || held(&bridge), |held| *held > 0.0);
+    visit(&bridge);
+    assert_eq!(checkouts(&bridge, "hit"), hits + 1.0);
+}
+
+#[test]
 fn a_crowd_is_served_as_without_a_pool() {
     let server = Server::start();
     let bridge = warm("", &server).start();
@@ -344,6 +430,7 @@ struct State {
     farewells: AtomicUsize,
     open: AtomicUsize,
     refuses: AtomicBool,
+    leaves: AtomicBool,
     /// Greeted, and silent so far.
     idle: Mutex<Vec<(u32, TcpStream)>>,
     /// Logged in, by connection id.
@@ -377,6 +464,16 @@ impl Server {
 
     fn refuses(&self, refuses: bool) {
         self.state.refuses.store(refuses, Ordering::Relaxed);
+    }
+
+    /// Whether it is to close whatever it has greeted.
+    fn leaves(&self, leaves: bool) {
+        self.state.leaves.store(leaves, Ordering::Relaxed);
+    }
+
+    /// Whether the connection of that id was one of its own.
+    fn greeted(&self, id: u32) -> bool {
+        self.served().contains(&id)
     }
 
     /// Connection ids of those that have logged in.
@@ -424,6 +521,10 @@ impl State {
         }
         self.idle.lock().unwrap().push((id, stream.try_clone().unwrap()));
         if stream.write_all(&greeting_of(id)).is_err() {
+            return;
+        }
+        if self.leaves.load(Ordering::Relaxed) {
+            self.idle.lock().unwrap().retain(|(other, _)| *other != id);
             return;
         }
         let mut words = [0; 1024];

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::config;
 use crate::process::Process;
 use crate::server;
+use crate::{config, distance};
 
 /// How long a candidate may take to listen.
 const START: Duration = Duration::from_secs(10);
@@ -153,12 +153,12 @@ impl Candidate {
         let mut running = Running { processes, addresses };
         for address in running.addresses.clone() {
             let deadline = Instant::now() + START;
-            while server::connect(address).is_err() {
+            while distance::connect(address).is_err() {
                 if Instant::now() > deadline || running.processes.iter_mut().any(Process::has_ended)
                 {
                     return Err(io::Error::other(format!("did not start: {}", last_line(&folder))));
                 }
-                server::sleep(Duration::from_millis(20));
+                distance::sleep(Duration::from_millis(20));
             }
         }
         Ok(running)

@@ -11,7 +11,8 @@ use std::os::fd::OwnedFd;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice, tee};
 use tokio::io::Interest;
 
-use crate::server::{connect, listen};
+use crate::distance::connect;
+use crate::server::listen;
 
 /// Bytes in a pipe: what anybody may give it.
 const PIPE: usize = 1 << 20;

@@ -6,7 +6,7 @@
 //! | `order` | whose turn it is |
 //! | `axes` | what is measured |
 //! | `load`, `memory` | the load generator |
-//! | `server`, `endless` | what is behind the candidates, a process of its own |
+//! | `server`, `endless`, `distance` | what is behind the candidates, a process of its own |
 //! | `semantics` | what a connection's end becomes on the other side |
 //! | `process` | children that never outlive the bench; CPU, memory and descriptors of them |
 //! | `stats`, `targets`, `report`, `plot` | what is made of the samples |
@@ -15,6 +15,7 @@
 mod axes;
 mod candidates;
 mod config;
+mod distance;
 mod endless;
 mod load;
 mod memory;
@@ -226,7 +227,7 @@ fn known<'a>(
 
 /// What the kernel gives a connection here, by route or by default.
 fn congestion_control(server: &Server) -> io::Result<String> {
-    let stream = server::connect(server.addresses[0][server::REPLIES])?;
+    let stream = distance::connect(server.addresses[0][server::REPLIES])?;
     let name = SockRef::from(&stream).tcp_congestion()?;
     Ok(String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned())
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::server::sleep;
+use crate::distance::sleep;
 
 /// Clock ticks per second in `/proc/PID/stat`: `USER_HZ`, which is 100 on every Linux in use.
 const TICKS: f64 = 100.0;

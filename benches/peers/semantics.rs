@@ -10,7 +10,7 @@ use std::time::Duration;
 use socket2::SockRef;
 
 use crate::candidates::Standing;
-use crate::server::{connect, sleep};
+use crate::distance::{connect, sleep};
 
 /// For `--only`, as the keys of the axes.
 pub const SEMANTICS: &str = "semantics";

@@ -4,15 +4,15 @@
 //! Each candidate has ports of its own, so that none meets what another has left in the kernel's
 //! tables: sockets in TIME_WAIT, and hash chains of used ports.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io::{self, BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::distance::{DELAYS, delayed};
 use crate::endless::Source;
 use crate::process::{self, Process};
 
@@ -29,10 +29,6 @@ const GREETING: &[u8] = b"\x4a\0\0\0\x0a8.0.36\0\x01\0\0\0saltsalt\0\xff\xf7\x2d
     \0\0\0\0\0\0\0\0\0\0saltsaltsalt\0mysql_native_password\0";
 /// What it says after a log-in.
 const OK: [u8; 11] = [7, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0];
-
-/// Round trips of the delaying relays.
-pub const DELAYS: [Duration; 3] =
-    [Duration::ZERO, Duration::from_millis(1), Duration::from_millis(5)];
 
 /// The server's addresses for one candidate: it answers requests.
 pub const REPLIES: usize = 0;
@@ -160,48 +156,4 @@ async fn greet(mut stream: tokio::net::TcpStream) -> io::Result<()> {
     stream.write_all(&OK).await?;
     while stream.read(&mut buffer).await? > 0 {}
     Ok(())
-}
-
-/// The way to a distant server: a round trip until it accepts, half of one for bytes each way.
-///
-/// Threads that sleep, because the timer of tokio is not finer than a millisecond.
-fn delayed(listener: &TcpListener, server: SocketAddr, delay: Duration) {
-    for client in listener.incoming().flatten() {
-        thread::spawn(move || -> io::Result<()> {
-            sleep(delay);
-            let server = connect(server)?;
-            client.set_nodelay(true)?;
-            let (from, to) = (client.try_clone()?, server.try_clone()?);
-            thread::spawn(move || pump(from, to, delay / 2));
-            pump(server, client, delay / 2)
-        });
-    }
-}
-
-fn pump(mut from: TcpStream, mut to: TcpStream, delay: Duration) -> io::Result<()> {
-    let mut buffer = [0; 4096];
-    loop {
-        let length = from.read(&mut buffer)?;
-        sleep(delay);
-        if length == 0 {
-            return to.shutdown(Shutdown::Write);
-        }
-        to.write_all(&buffer[..length])?;
-    }
-}
-
-/// Waits for `time`.
-#[expect(clippy::disallowed_methods, reason = "a thread that does nothing else")]
-pub fn sleep(time: Duration) {
-    if !time.is_zero() {
-        thread::sleep(time);
-    }
-}
-
-/// Connects, without a delay for small writes.
-#[expect(clippy::disallowed_methods, reason = "a listener on loopback answers at once")]
-pub fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address)?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
 }

@@ -25,7 +25,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
 use crate::admin::{Admin, DeepCheck, Parts, View};
-use crate::config::{Bind, Config, Protocol, read_token};
+use crate::config::{self, Bind, Config, Protocol, read_token};
 use crate::drain::{Drain, Phase};
 use crate::metrics::Metrics;
 use crate::net::address::Address;
@@ -107,7 +107,7 @@ impl App {
         drain: Drain,
         log: log::Control,
     ) -> Result<Self, BuildError> {
-        let capacity = capacity(raise_file_limit(), config.threads);
+        let capacity = capacity(raise_file_limit(), &config);
         let token = preflight(&config)?;
         bind_as_passed(&mut config.listeners, &inherited)?;
         let mut bindings = Vec::new();
@@ -321,10 +321,14 @@ fn raise_file_limit() -> Option<u64> {
 }
 
 /// Connections that so many descriptors are enough for: two for each, beside those of the process.
-fn capacity(descriptors: Option<u64>, threads: usize) -> usize {
+fn capacity(descriptors: Option<u64>, config: &Config) -> usize {
     let Some(descriptors) = descriptors else { return usize::MAX };
     let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
-    let own = OWN_DESCRIPTORS + threads * OWN_DESCRIPTORS_PER_THREAD + 2 * relay::MOST_PIPES;
+    let is_warm = config.listeners.iter().any(|one| one.pool == config::Pool::Warm);
+    let own = OWN_DESCRIPTORS
+        + config.threads * OWN_DESCRIPTORS_PER_THREAD
+        + 2 * relay::MOST_PIPES
+        + if is_warm { config.warm_max } else { 0 };
     // With a low limit pipes are what gives way: everything is copied then.
     (descriptors.saturating_sub(own).max(descriptors / 2) / 2).max(1)
 }

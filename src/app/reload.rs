@@ -104,7 +104,10 @@ impl App {
             let old = self.pools.iter().find(|old| old.is_of(upstream, most));
             old.cloned().unwrap_or_else(|| {
                 let metrics = self.metrics.pool(upstream.name());
-                let pool = Pool::new(upstream.clone(), threads, most, self.places.clone(), metrics);
+                let before = self.pools.iter().find(|old| old.is_to(upstream.name()));
+                let (upstream, places) = (upstream.clone(), self.places.clone());
+                let before = before.map(AsRef::as_ref);
+                let pool = Pool::new(upstream, threads, most, places, metrics, before);
                 for thread in &self.threads {
                     // Without a thread the bridge has ended.
                     let _ = thread.send(ToThread::Keep(pool.clone()));

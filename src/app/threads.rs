@@ -18,7 +18,7 @@ use super::bindings::Opened;
 use crate::drain::{Drain, Phase};
 use crate::log::Repeats;
 use crate::net::listener::Listener;
-use crate::pool::Pool;
+use crate::pool::{self, Pool};
 use crate::{proxy, relay, systemd};
 
 /// What a data thread is sent.
@@ -84,6 +84,7 @@ async fn carry(
     repeats: Repeats,
     panics: mpsc::UnboundedSender<()>,
 ) {
+    pool::own_shard(number);
     let watch = tokio::spawn(relay::look_after(drain.clone(), periods));
     let mut tasks = JoinSet::new();
     loop {

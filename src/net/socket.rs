@@ -8,6 +8,7 @@ use nix::getsockopt_impl;
 use nix::sockopt_impl;
 use nix::sys::socket::getsockopt;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt::{set_tcp_keepidle, set_tcp_keepintvl};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -42,6 +43,14 @@ pub fn configure(socket: &impl AsFd, tcp: &Tcp) -> io::Result<()> {
     Ok(())
 }
 
+/// Sets the silence after which the first keepalive probe is sent, and the time between two, in whole
+/// seconds. The latter counts after an answer as well.
+pub fn probe(socket: &impl AsFd, after: Duration, every: Duration) -> io::Result<()> {
+    set_tcp_keepidle(socket, after)?;
+    set_tcp_keepintvl(socket, every)?;
+    Ok(())
+}
+
 /// Whether sockets of this process may use the congestion control algorithm `name`.
 pub fn try_congestion_control(name: &str) -> io::Result<()> {
     Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?
@@ -65,7 +74,9 @@ pub struct TcpInfo {
     /// Segments sent and not acknowledged; window probes do not count.
     pub unacked: u32,
     sacked_to_fackets: [u32; 4],
-    last_data_sent_to_last_data_recv: [u32; 3],
+    last_data_sent_and_last_ack_sent: [u32; 2],
+    /// Since the last data came, milliseconds.
+    last_data_recv: u32,
     /// Since the last acknowledgement came, milliseconds.
     pub last_ack_recv: u32,
     pmtu_and_rcv_ssthresh: [u32; 2],
@@ -117,6 +128,11 @@ impl TcpInfo {
     /// a closed window: a live peer that pauses reading answers the probes.
     pub fn owes_an_answer(&self) -> bool {
         (self.unacked > 0 && self.retransmits > 0) || (self.notsent_bytes > 0 && self.probes > 1)
+    }
+
+    /// Time since anything has come from the peer.
+    pub fn silence(&self) -> Duration {
+        Duration::from_millis(self.last_data_recv.min(self.last_ack_recv).into())
     }
 
     /// Whether the peer has acknowledged everything that was written.

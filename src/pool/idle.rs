@@ -1,21 +1,38 @@
 //! Warm connections that wait for their clients: a thread's shard of them.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use prometheus::IntGauge;
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::net::socket::TcpInfo;
-use crate::upstream::Endpoint;
+use crate::net::socket::{TcpInfo, probe};
+use crate::upstream::{Endpoint, Upstream};
 
-/// A connection that was greeted and has been told nothing. The greeting is still to be read.
+/// How often the kernel asks a silent server whether it is there.
+const PROBED_EVERY: Duration = Duration::from_secs(1);
+/// And after which it has not answered: a silent path, or a load balancer that has forgotten the flow.
+const SILENT_AFTER: Duration = Duration::from_millis(1500);
+
+/// A connection whose server will greet, or has, and has been told nothing. Dropped, the server is
+/// taken leave of.
+#[derive(Debug)]
+pub(super) struct Untold {
+    /// Until it is let go of.
+    stream: Option<TcpStream>,
+    upstream: Arc<Upstream>,
+}
+
+/// One that waits for its client. The greeting is still to be read.
 #[derive(Debug)]
 pub(super) struct Idle {
-    pub stream: TcpStream,
+    pub untold: Untold,
     pub endpoint: Arc<Endpoint>,
     /// The greeting's length in bytes, its header included.
     pub greeting: u64,
@@ -35,6 +52,8 @@ pub(super) enum Unfit {
     Spoke,
     /// The server has closed or reset it.
     Closed,
+    /// The server does not answer any more.
+    Silent,
     /// The bridge or this pool ends.
     End,
 }
@@ -58,7 +77,8 @@ pub struct Places(AtomicUsize);
 pub(super) struct Place {
     places: Arc<Places>,
     pool: Arc<AtomicUsize>,
-    idle: IntGauge,
+    /// Of its state.
+    gauge: IntGauge,
 }
 
 impl Unfit {
@@ -69,6 +89,7 @@ impl Unfit {
             Self::Endpoint => "endpoint",
             Self::Spoke => "spoke",
             Self::Closed => "closed",
+            Self::Silent => "silent",
             Self::End => "end",
         }
     }
@@ -83,18 +104,50 @@ impl Idle {
         if !self.endpoint.takes_connections() {
             return Some(Unfit::Endpoint);
         }
-        match TcpInfo::of(&self.stream) {
+        match TcpInfo::of(self.untold.stream()) {
             Ok(info) if !info.is_established() => Some(Unfit::Closed),
-            Ok(info) if info.bytes_received == self.greeting => None,
-            Ok(_) => Some(Unfit::Spoke),
+            Ok(info) if info.bytes_received != self.greeting => Some(Unfit::Spoke),
+            Ok(info) if info.silence() > SILENT_AFTER => Some(Unfit::Silent),
+            Ok(_) => None,
             Err(_) => Some(Unfit::Closed),
         }
     }
+}
 
-    /// The same for the reactor of the current thread.
-    pub fn moved(self) -> Option<Self> {
-        let stream = self.stream.into_std().and_then(TcpStream::from_std).ok()?;
-        Some(Self { stream, ..self })
+impl Untold {
+    pub fn new(stream: TcpStream, upstream: Arc<Upstream>) -> Self {
+        Self { stream: Some(stream), upstream }
+    }
+
+    pub fn stream(&self) -> &TcpStream {
+        self.stream.as_ref().expect("not let go of")
+    }
+
+    /// Lets go of it: whoever has it now speaks to the server, or the server is gone.
+    pub fn into_stream(mut self) -> TcpStream {
+        self.stream.take().expect("not let go of")
+    }
+
+    /// Has the kernel ask the server often, as long as nobody has it.
+    pub fn watch(&self) -> io::Result<()> {
+        probe(self.stream(), PROBED_EVERY, PROBED_EVERY)
+    }
+
+    /// And as often as that of a session's, for somebody who has it from now on.
+    pub fn unwatch(&self) -> io::Result<()> {
+        let tcp = self.upstream.tcp();
+        probe(self.stream(), tcp.keepalive_idle, tcp.keepalive_interval)
+    }
+}
+
+impl Drop for Untold {
+    fn drop(&mut self) {
+        // Without a runtime the process is at its end.
+        if let Some(stream) = self.stream.take()
+            && Handle::try_current().is_ok()
+        {
+            drop(self.upstream.take_leave(stream, Vec::new()));
+        }
     }
 }
 
@@ -134,18 +187,27 @@ impl Shard {
 }
 
 impl Places {
-    /// A place, if fewer than `most` are taken.
+    /// A place, if fewer than `most` are taken. It counts as of that state.
     pub(super) fn take(
         self: &Arc<Self>,
         most: usize,
         pool: &Arc<AtomicUsize>,
-        idle: &IntGauge,
+        gauge: &IntGauge,
     ) -> Option<Place> {
         let taken = |held| (held < most).then_some(held + 1);
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).ok()?;
         pool.fetch_add(1, Ordering::Relaxed);
-        idle.inc();
-        Some(Place { places: self.clone(), pool: pool.clone(), idle: idle.clone() })
+        gauge.inc();
+        Some(Place { places: self.clone(), pool: pool.clone(), gauge: gauge.clone() })
+    }
+}
+
+impl Place {
+    /// It counts as of that state from now on.
+    pub fn becomes(&mut self, gauge: &IntGauge) {
+        self.gauge.dec();
+        gauge.inc();
+        self.gauge = gauge.clone();
     }
 }
 
@@ -153,6 +215,6 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.places.0.fetch_sub(1, Ordering::Relaxed);
         self.pool.fetch_sub(1, Ordering::Relaxed);
-        self.idle.dec();
+        self.gauge.dec();
     }
 }

@@ -17,10 +17,11 @@ mod refill;
 
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -45,13 +46,18 @@ const LONGEST: Duration = Duration::from_secs(8);
 /// TiDB has no such time-out yet, and is about to get the same (pingcap/tidb#71155).
 const USEFUL_ON_TIDB: Duration = Duration::from_secs(6);
 
-/// The part of the useful age by which a connection of another thread has to expire sooner: to take it
-/// costs a little, and to leave it might waste it.
-const HEAD_START: u32 = 4;
+/// By this much a connection of another thread has to expire sooner: to take it costs a little, and to
+/// leave it might waste it.
+const HEAD_START: Duration = Duration::from_millis(500);
 
 thread_local! {
     /// The shard of this thread.
     static SHARD: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Says which shard is the current thread's: that of the data thread of this number.
+pub fn own_shard(number: usize) {
+    SHARD.set(number);
 }
 
 /// The warm connections to one upstream; shared by all threads.
@@ -66,24 +72,37 @@ pub struct Pool {
     held: Arc<AtomicUsize>,
     metrics: PoolMetrics,
     shards: Vec<Shard>,
-    demand: Mutex<Demand>,
-    /// One dial at a time, and when the next may be.
-    pace: tokio::sync::Mutex<Pace>,
+    outlook: Mutex<Outlook>,
+    /// One dial at a time.
+    dialling: tokio::sync::Mutex<()>,
     began: Instant,
     retired: CancellationToken,
 }
 
+/// What is to be expected of clients, and of the server.
+#[derive(Debug, Clone)]
+struct Outlook {
+    demand: Demand,
+    pace: Pace,
+}
+
 impl Pool {
     /// A pool for so many `threads`, empty until [`Self::keep`] runs on them. `most` connections may
-    /// all pools that share `places` hold.
+    /// all pools that share `places` hold. It knows what the one `before` it knew of its clients.
     pub fn new(
         upstream: Arc<Upstream>,
         threads: usize,
         most: usize,
         places: Arc<Places>,
         metrics: PoolMetrics,
+        before: Option<&Self>,
     ) -> Arc<Self> {
         let warm = upstream.warm();
+        let age = shortest(warm.max_age.unwrap_or(USEFUL));
+        let outlook = match before.map(|before| before.outlook().clone()) {
+            Some(Outlook { demand, pace }) => Outlook { demand: demand.adapted(age, most), pace },
+            None => Outlook { demand: Demand::new(age, most), pace: Pace::default() },
+        };
         Arc::new(Self {
             upstream,
             warm,
@@ -92,9 +111,9 @@ impl Pool {
             held: Arc::default(),
             metrics,
             shards: (0..threads).map(|_| Shard::default()).collect(),
-            demand: Mutex::new(Demand::new(shortest(warm.max_age.unwrap_or(USEFUL)))),
-            pace: tokio::sync::Mutex::default(),
-            began: Instant::now(),
+            outlook: Mutex::new(outlook),
+            dialling: tokio::sync::Mutex::default(),
+            began: before.map_or_else(Instant::now, |before| before.began),
             retired: CancellationToken::new(),
         })
     }
@@ -104,45 +123,67 @@ impl Pool {
         Arc::ptr_eq(&self.upstream, upstream) && self.most == most
     }
 
+    /// Whether it is for the upstream of that name.
+    pub fn is_to(&self, upstream: &str) -> bool {
+        self.upstream.name() == upstream
+    }
+
     /// Whether that listener lends its connections.
     pub fn is_for(&self, listener: &config::Listener) -> bool {
-        listener.pool == config::Pool::Warm && listener.upstream == self.upstream.name()
+        listener.pool == config::Pool::Warm && self.is_to(&listener.upstream)
     }
 
     /// A connection for somebody who has come; `None`: he has to dial.
     pub fn checkout(&self) -> Option<Connected> {
         let own = SHARD.get();
-        let age = self.arrived();
-        let found = self.take(own, age / HEAD_START);
+        let found = self.take(own);
         self.metrics.checked_out(found.is_some());
-        // There is one less, or was one too few.
-        self.shards[own].wanted.notify_one();
-        found.map(|idle| Connected { stream: idle.stream, in_use: idle.endpoint.lend() })
+        let mut outlook = self.outlook();
+        outlook.demand.arrived(self.began.elapsed(), found.is_some());
+        if found.is_some() {
+            outlook.pace.succeeded();
+        }
+        drop(outlook);
+        // There may be one less, or have been one too few.
+        if self.lacks() {
+            self.shards[own].wanted.notify_one();
+        }
+        found
     }
 
     /// The one that expires first; of another thread's only what does so well before this one's.
-    fn take(&self, own: usize, head_start: Duration) -> Option<Idle> {
+    fn take(&self, own: usize) -> Option<Connected> {
         let expires = |(number, shard): (usize, &Shard)| {
             let expiry = shard.first_expiry()?;
-            Some((if number == own { expiry } else { expiry + head_start }, number))
+            Some((if number == own { expiry } else { expiry + HEAD_START }, number))
         };
         let now = Instant::now();
         loop {
             let (_, number) = self.shards.iter().enumerate().filter_map(expires).min()?;
             // Somebody else may have been faster.
             let Some(idle) = self.shards[number].pop() else { continue };
-            match idle.unfit(now) {
-                Some(reason) => self.evict(idle, reason),
-                None if number == own => return Some(idle),
-                None => return idle.moved(),
+            if let Some(reason) = idle.unfit(now) {
+                self.evict(idle, reason);
+            } else if let Some(connected) = self.lend(idle, number == own) {
+                return Some(connected);
             }
         }
+    }
+
+    /// Hands it over to a session of this thread. `None` if the host lacks what that takes.
+    fn lend(&self, idle: Idle, is_own: bool) -> Option<Connected> {
+        idle.untold.unwatch().ok()?;
+        let mut stream = idle.untold.into_stream();
+        if !is_own {
+            // For the reactor of this thread.
+            stream = stream.into_std().and_then(TcpStream::from_std).ok()?;
+        }
+        Some(Connected { stream, in_use: idle.endpoint.lend() })
     }
 
     /// Holds what is worth holding on the data thread of that number, until the drain or
     /// [`Self::retire`].
     pub async fn keep(self: Arc<Self>, thread: usize, drain: Drain) {
-        SHARD.set(thread);
         let shard = &self.shards[thread];
         tokio::select! {
             biased;
@@ -181,23 +222,20 @@ impl Pool {
         self.metrics.evicted(reason.as_str());
         match reason {
             // Its server has ended it.
-            Unfit::Spoke | Unfit::Closed => {}
-            Unfit::Age | Unfit::Endpoint | Unfit::End => {
-                drop(self.upstream.take_leave(idle.stream, Vec::new()));
+            Unfit::Spoke | Unfit::Closed => {
+                drop(idle.untold.into_stream());
+                self.outlook().pace.failed();
             }
+            Unfit::Silent => self.outlook().pace.failed(),
+            Unfit::Age => self.outlook().demand.unused(),
+            Unfit::Endpoint | Unfit::End => {}
         }
     }
 
-    /// Counts somebody who has come, and tells the useful age.
-    fn arrived(&self) -> Duration {
-        let mut demand = self.demand();
-        demand.arrived(self.began.elapsed());
-        demand.age
-    }
-
-    /// How many it should hold.
-    fn worth(&self) -> usize {
-        self.demand().worth(self.began.elapsed(), self.most).max(self.warm.min)
+    /// Whether it holds fewer than it should.
+    fn lacks(&self) -> bool {
+        let worth = self.outlook().demand.worth(self.began.elapsed());
+        self.held.load(Ordering::Relaxed) < worth.max(self.warm.min)
     }
 
     /// For how long a connection of such a server is of use, which the demand goes by from now on.
@@ -208,11 +246,11 @@ impl Pool {
                 self.warm.max_age.unwrap_or(USEFUL).min(LONGEST)
             }
         };
-        self.demand().age = shortest(age);
+        self.outlook().demand.age = shortest(age);
         age
     }
 
-    fn demand(&self) -> MutexGuard<'_, Demand> {
-        self.demand.lock().unwrap_or_else(PoisonError::into_inner)
+    fn outlook(&self) -> MutexGuard<'_, Outlook> {
+        self.outlook.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

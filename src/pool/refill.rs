@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::debug;
 
-use super::idle::{Idle, Place, Shard};
+use super::idle::{Idle, Place, Shard, Untold};
 use super::{EVERY, Pool};
 use crate::config::Protocol;
 use crate::log::Chain;
@@ -26,22 +26,25 @@ const SPREAD: f64 = 0.2;
 const GOLDEN: f64 = 0.618_033_988_749_895;
 
 /// When the next dial may be.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Pace {
     pause: Duration,
-    until: Option<Instant>,
+    pub until: Option<Instant>,
 }
 
 impl Pace {
-    fn failed(&mut self) {
-        self.pause = (self.pause * 2).clamp(PAUSES.0, PAUSES.1);
-        self.until = Some(Instant::now() + spread(self.pause));
+    /// A dial has failed, or what it brought was ended by its server. Those that were ended together
+    /// count once.
+    pub fn failed(&mut self) {
+        if self.until.is_none_or(|until| until <= Instant::now()) {
+            self.pause = (self.pause * 2).clamp(PAUSES.0, PAUSES.1);
+            self.until = Some(Instant::now() + spread(self.pause));
+        }
     }
 
-    async fn wait(&self) {
-        if let Some(until) = self.until {
-            sleep_until(until).await;
-        }
+    /// One was of use.
+    pub fn succeeded(&mut self) {
+        self.pause = Duration::ZERO;
     }
 }
 
@@ -56,48 +59,47 @@ impl Pool {
                 let _ = timeout(EVERY, shard.wanted.notified()).await;
             }
             while self.lacks() {
-                let mut pace = self.pace.lock().await;
-                pace.wait().await;
+                let _one_at_a_time = self.dialling.lock().await;
+                let until = self.outlook().pace.until;
+                if let Some(until) = until {
+                    sleep_until(until).await;
+                }
                 if !self.lacks() {
                     break;
                 }
-                let place = self.places.take(self.most, &self.held, &self.metrics.idle);
+                let place = self.places.take(self.most, &self.held, &self.metrics.connecting);
                 let Some(place) = place else { break };
                 match self.dial(place).await {
-                    Ok(idle) => {
-                        *pace = Pace::default();
-                        shard.push(idle);
-                    }
+                    Ok(idle) => shard.push(idle),
                     Err(error) => {
                         debug!(upstream = self.upstream.name(), error, "cannot warm a connection");
-                        pace.failed();
+                        self.outlook().pace.failed();
                     }
                 }
             }
         }
     }
 
-    fn lacks(&self) -> bool {
-        self.held.load(Ordering::Relaxed) < self.worth()
-    }
-
     /// A connection that was greeted. An ERR packet in the greeting's place is not kept: a client's
     /// own dial decides.
-    async fn dial(&self, place: Place) -> Result<Idle, String> {
+    async fn dial(&self, mut place: Place) -> Result<Idle, String> {
         let connected = self.upstream.connect(Protocol::Mysql, None).await;
         let Connected { stream, in_use } = connected.map_err(|error| Chain(&error).to_string())?;
-        let greeting = timeout(FOR_THE_REST, await_greeting(&stream)).await;
+        let untold = Untold::new(stream, self.upstream.clone());
+        let greeting = timeout(FOR_THE_REST, await_greeting(untold.stream())).await;
         match greeting.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok((greeting, Some(kind))) => {
+                untold.watch().map_err(|error| error.to_string())?;
                 let expires = Instant::now() + spread(self.useful_age(kind));
                 let endpoint = in_use.endpoint().clone();
-                Ok(Idle { stream, endpoint, greeting, expires, _place: place })
+                place.becomes(&self.metrics.idle);
+                Ok(Idle { untold, endpoint, greeting, expires, _place: place })
             }
-            Ok((_, None)) => Err("the server refused in the place of a greeting".into()),
-            Err(error) => {
-                drop(self.upstream.take_leave(stream, Vec::new()));
-                Err(error.to_string())
+            Ok((_, None)) => {
+                drop(untold.into_stream());
+                Err("the server refused in the place of a greeting".into())
             }
+            Err(error) => Err(error.to_string()),
         }
     }
 }

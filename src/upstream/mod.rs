@@ -205,6 +205,11 @@ impl Upstream {
         }
     }
 
+    /// The options that connections of [`Self::connect`] have.
+    pub fn tcp(&self) -> &Tcp {
+        &self.tcp
+    }
+
     /// Ends a connection of [`Self::connect`] over which its server was told nothing; the drain waits
     /// for it. `said` is what has been read of the greeting already.
     pub fn take_leave(&self, stream: impl Into<Stream>, said: Vec<u8>) -> JoinHandle<()> {

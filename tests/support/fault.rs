@@ -124,6 +124,17 @@ impl Relay {
         self.account.borrow().clone()
     }
 
+    /// Passes on the far end's first packet, and harms nothing yet.
+    pub async fn greet(&self, bridge: &mut TcpStream, far: &mut TcpStream) -> io::Result<()> {
+        let mut packet = vec![0; 4];
+        far.read_exact(&mut packet).await?;
+        packet.resize(4 + usize::from(packet[0]) + 256 * usize::from(packet[1]), 0);
+        far.read_exact(&mut packet[4..]).await?;
+        bridge.write_all(&packet).await?;
+        self.account.borrow_mut().sent += packet.len() as u64;
+        Ok(())
+    }
+
     /// Relays one connection to its end.
     pub async fn run(&self, mut bridge: TcpStream, mut far: TcpStream) {
         for stream in [&bridge, &far] {
@@ -221,7 +232,10 @@ impl Relay {
         toward: Toward,
     ) -> Carried {
         let mut buffer = vec![0; 16 * 1024];
-        let mut at = 0;
+        let mut at = match toward {
+            Toward::Bridge => self.account.borrow().sent,
+            Toward::Far => 0,
+        };
         let (mut delays, delay) = course.delay;
         let mut stall = course.stall;
         loop {

@@ -63,13 +63,22 @@ impl Namespace {
 
     /// From now on every packet in or out is lost, and nobody is told.
     pub fn cut(&self) {
-        let mut nft = self.command("nft");
-        nft.arg(
-            "table inet cut {
-                chain in { type filter hook input priority 0; policy drop; iif lo accept; }
-                chain out { type filter hook output priority 0; policy drop; oif lo accept; }
-            }",
+        self.rules(
+            "chain in { type filter hook input priority 0; policy drop; iif lo accept; }
+             chain out { type filter hook output priority 0; policy drop; oif lo accept; }",
         );
+    }
+
+    /// From now on packets that leave in here meet this rule.
+    pub fn filter(&self, rule: &str) {
+        self.rules(&format!(
+            "chain out {{ type filter hook output priority 0; policy accept; {rule}; }}"
+        ));
+    }
+
+    fn rules(&self, chains: &str) {
+        let mut nft = self.command("nft");
+        nft.arg(format!("table inet cut {{\n{chains}\n}}"));
         succeed(nft);
     }
 
