@@ -290,8 +290,10 @@ fn nine_thousand_sessions_fit_into_twenty_thousand_descriptors_and_two_kib_each(
     }
 
     let after = bridge.heap().saturating_sub(before) / sessions;
-    // A debug build's: a release build needs a little less.
-    assert!(idle <= 2048 && after <= 2048, "{idle} bytes a session, {after} after a burst");
+    // A debug build's: a release build needs a little less. The allocator's pages, of which some have
+    // been used by many at once, are not the sessions'.
+    let most = 2048 + 256 * 1024 / sessions;
+    assert!(idle <= most && after <= most, "{idle} bytes a session, {after} after a burst");
     let held = bridge.fds() + 2 * bridge.pipes();
     assert!(held <= descriptors as usize, "{held} descriptors");
     assert_eq!(bridge.open_connections(), (open.len() + first.len()) as f64);
