@@ -35,7 +35,9 @@ fn main() {
     }
     let gateway = serve();
     println!("medians of {ROUNDS} rounds (least to most), {HELD} connections each\n");
-    println!("| threads | checkouts a second, all together | µs of a thread for one | slowest, µs |");
+    println!(
+        "| threads | checkouts a second, all together | µs of a thread for one | slowest, µs |"
+    );
     println!("| ---: | ---: | ---: | ---: |");
     for threads in THREADS {
         let mut held = Held::new(threads, &gateway);
@@ -121,6 +123,15 @@ impl Held {
             took: last - first,
             busy: all.iter().map(|one| one.2 - one.1).sum(),
             slowest: all.iter().map(|one| one.3).max().expect("a thread"),
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.pool.retire();
+        while self.idle.get() > 0 {
+            thread::sleep(Duration::from_millis(5));
         }
     }
 }

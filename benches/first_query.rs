@@ -1,7 +1,7 @@
 //! From a connect to the first answer, with a real driver and a real MariaDB.
 //!
-//! `cargo bench --bench first_query`, two minutes. Two clients connect, log in, ask for a number and
-//! leave, about 200 times a second: directly, through a bridge that dials for each, and through one
+//! `cargo bench --bench first_query`, two minutes. Two clients connect, log in, ask for a number, leave
+//! and wait for 10 ms, again and again: directly, through a bridge that dials for each, and through one
 //! whose connections are there before; to a server near by and to distant ones; in plain and with TLS
 //! from client to server. All take turns in each round.
 

@@ -171,7 +171,7 @@ pub struct Settings {
     #[arg(long, value_name = "DURATION", env = "TIDEGATE_MAX_TTL")]
     pub max_ttl: Option<String>,
 
-    /// Time for a client to answer the greeting; 0s: for ever [default: 10s].
+    /// Time for a client to answer the greeting; 0s: for ever [default: 9s].
     #[arg(long, value_name = "DURATION", env = "TIDEGATE_HANDSHAKE_TIMEOUT")]
     pub handshake_timeout: Option<String>,
 

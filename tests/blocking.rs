@@ -64,9 +64,32 @@ fn clients_that_never_speak_do_not_block_the_host() {
     let count = visits();
     path.visit(bridge.listen, count, |stream| drop(read_to_the_end(&stream)));
     path.is_not_blocked(&bridge, "clients that reach handshake_timeout", count, before);
-    let timeouts = [("reason", "handshake_timeout")];
-    let ended = bridge.metrics().sum("tidegate_connections_closed_total", &timeouts);
-    assert_eq!(ended, count as f64);
+    assert_eq!(handshake_timeouts(&bridge), count as f64);
+}
+
+#[test]
+fn clients_that_never_speak_over_connections_that_have_waited_do_not_block_the_host() {
+    let Some(path) = Path::new() else { return };
+    let gateway = format!("{}\"\nwarm_min = 8\nwarm_max_age = \"8s", path.server);
+    let before = path.first_toll(&path.bridge("", &path.server.to_string()));
+    let bridge = path.bridge("pool = \"warm\"", &gateway);
+    let held = || bridge.metrics().sum("tidegate_pool_connections", &[("state", "idle")]);
+    until_it("eight are held", held, |held| *held == 8.0);
+    // The server gives each 10 s, of which some have passed.
+    thread::sleep(Duration::from_secs(4));
+    let began = Instant::now();
+    path.visit(bridge.listen, 8, |stream| drop(read_to_the_end(&stream)));
+    assert!(began.elapsed() < Duration::from_secs(7), "{:?}", began.elapsed());
+    assert_eq!(handshake_timeouts(&bridge), 8.0);
+    until("each has ended", || (path.toll().refused >= before.refused + 8).then_some(()));
+    let after = path.toll();
+    assert_eq!((after.handshake_errors, after.connect_errors), (0, 0), "{after:?}");
+}
+
+/// Sessions that have ended so.
+fn handshake_timeouts(bridge: &Bridge) -> f64 {
+    let labels = [("reason", "handshake_timeout")];
+    bridge.metrics().sum("tidegate_connections_closed_total", &labels)
 }
 
 #[test]

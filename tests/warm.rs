@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -243,6 +244,36 @@ fn a_load_balancer_that_forgets_idle_flows_resets_nobodys_session() {
     until_it("it has been heard", || evictions(&bridge, "closed"), |gone| *gone >= 4.0);
     namespace.mend();
     namespace.enter(|| (0..4).for_each(|_| assert!(!before.contains(&visit(&bridge)))));
+}
+
+#[test]
+fn who_is_lent_a_connection_has_the_keepalive_that_is_configured() {
+    let server = Server::start();
+    let bridge = warm("warm_min = 1", &server).start();
+    until_it("one is held", || held(&bridge), |held| *held == 1.0);
+    let client = connect(bridge.listen);
+    read_exactly(&client, greeting().len());
+    until_it("another one is held", || held(&bridge), |held| *held == 1.0);
+    let mut timers = keepalive_timers(server.address);
+    timers.sort_unstable();
+    let [held, lent] = timers[..] else { panic!("{timers:?}") };
+    assert!(held <= Duration::from_secs(1), "{held:?}");
+    assert!(lent > Duration::from_secs(30) && lent <= Duration::from_secs(45), "{lent:?}");
+}
+
+/// Of the connections to it: time until the kernel sends a probe.
+fn keepalive_timers(server: SocketAddr) -> Vec<Duration> {
+    let table = fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
+    let remote = format!(":{:04X}", server.port());
+    let timer = |line: &str| {
+        // Local and remote address, state (1: established), queues, timer (2: keepalive) and when.
+        let columns: Vec<_> = line.split_whitespace().collect();
+        let (kind, when) = columns[5].split_once(':').unwrap();
+        let is_mine = columns[2].ends_with(&remote) && columns[3] == "01" && kind == "02";
+        let hundredths = u64::from_str_radix(when, 16).unwrap();
+        is_mine.then(|| Duration::from_millis(10 * hundredths))
+    };
+    table.lines().skip(1).filter_map(timer).collect()
 }
 
 #[test]

@@ -61,8 +61,8 @@ pub struct App {
     /// Warm connections of all pools.
     places: Arc<Places>,
     pools: Vec<Arc<Pool>>,
-    /// Connections that there are descriptors for.
-    capacity: usize,
+    /// Limit of open files; `None`: any number.
+    descriptors: Option<u64>,
     /// Until it runs.
     admin_socket: Option<Socket>,
     admin_address: SocketAddr,
@@ -107,7 +107,7 @@ impl App {
         drain: Drain,
         log: log::Control,
     ) -> Result<Self, BuildError> {
-        let capacity = capacity(raise_file_limit(), &config);
+        let descriptors = raise_file_limit();
         let token = preflight(&config)?;
         bind_as_passed(&mut config.listeners, &inherited)?;
         let mut bindings = Vec::new();
@@ -119,10 +119,10 @@ impl App {
             drain,
             log,
             metrics: Arc::new(Metrics::new()),
-            limits: Limits::new(config.max_connections.unwrap_or(capacity)),
+            limits: Limits::new(most_connections(&config, descriptors)),
             places: Arc::default(),
             pools: Vec::new(),
-            capacity,
+            descriptors,
             admin_socket: admin_socket.pop(),
             admin_address,
             passed: inherited,
@@ -194,7 +194,7 @@ impl App {
         }
         control.spawn(async move { repeats.keep_telling().await });
         self.resolve();
-        info!(max_connections = self.config.max_connections.unwrap_or(self.capacity), "serving");
+        info!(max_connections = most_connections(&self.config, self.descriptors), "serving");
         systemd::ready(&self.ready_line());
         let watched = watch_over(self.threads.clone());
         tokio::pin!(watched);
@@ -320,8 +320,12 @@ fn raise_file_limit() -> Option<u64> {
     }
 }
 
-/// Connections that so many descriptors are enough for: two for each, beside those of the process.
-fn capacity(descriptors: Option<u64>, config: &Config) -> usize {
+/// Connections that there may be in all: as it is configured, or as many as so many descriptors are
+/// enough for, two for each, beside those of the process.
+fn most_connections(config: &Config, descriptors: Option<u64>) -> usize {
+    if let Some(most) = config.max_connections {
+        return most;
+    }
     let Some(descriptors) = descriptors else { return usize::MAX };
     let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
     let is_warm = config.listeners.iter().any(|one| one.pool == config::Pool::Warm);

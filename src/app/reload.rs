@@ -6,7 +6,7 @@ use tracing::{error, info, warn};
 
 use super::bindings::{Binding, adopt, bind_all, bind_as_passed};
 use super::threads::ToThread;
-use super::{App, BuildError, period, preflight};
+use super::{App, BuildError, most_connections, period, preflight};
 use crate::admin::View;
 use crate::config::{self, Class, Config};
 use crate::log::Chain;
@@ -36,7 +36,7 @@ impl App {
         adopt(&self.passed, &config.listeners, config.threads, &config.tcp, &mut self.bindings)?;
         let bound = bind_all(&config.listeners, config.threads, &config.tcp, &mut self.bindings)?;
         self.log.set_level(config.log.level);
-        self.limits.set_most(config.max_connections.unwrap_or(self.capacity));
+        self.limits.set_most(most_connections(&config, self.descriptors));
         self.periods.send_replace(period(&config));
         self.config = config;
         self.install(bound, token);

@@ -287,7 +287,7 @@ fn finish_listeners(
             accept_rate: keys.one("accept_rate", accept_rate, None)?,
             queue: keys.one("queue", queue, 100)?,
             queue_timeout: keys.one("queue_timeout", duration, Duration::from_secs(1))?,
-            handshake_timeout: keys.one("handshake_timeout", duration, Duration::from_secs(10))?,
+            handshake_timeout: keys.one("handshake_timeout", duration, Duration::from_secs(9))?,
             reply_timeout: keys.one("reply_timeout", duration, Duration::from_secs(60))?,
             idle_timeout: keys.one("idle_timeout", seconds_or_never, Duration::ZERO)?,
             max_lifetime: keys.one("max_lifetime", seconds_or_never, Duration::ZERO)?,

@@ -17,8 +17,8 @@ use crate::upstream::{Endpoint, Upstream};
 
 /// How often the kernel asks a silent server whether it is there.
 const PROBED_EVERY: Duration = Duration::from_secs(1);
-/// And after which it has not answered: a silent path, or a load balancer that has forgotten the flow.
-const SILENT_AFTER: Duration = Duration::from_millis(1500);
+/// Silence after which it is taken for gone: two probes have had no answer.
+const SILENT_AFTER: Duration = Duration::from_millis(2500);
 
 /// A connection whose server will greet, or has, and has been told nothing. Dropped, the server is
 /// taken leave of.
@@ -37,6 +37,8 @@ pub(super) struct Idle {
     /// The greeting's length in bytes, its header included.
     pub greeting: u64,
     pub expires: Instant,
+    /// Until when its server waits for a log-in, if not for ever.
+    pub log_in_by: Option<Instant>,
     /// Held as long as it waits here.
     pub _place: Place,
 }
@@ -46,7 +48,7 @@ pub(super) struct Idle {
 pub(super) enum Unfit {
     /// `warm_max_age` has passed.
     Age,
-    /// Its endpoint was ejected, or has left DNS.
+    /// Its endpoint has left DNS, or was ejected where another one is healthy.
     Endpoint,
     /// The server has said something after its greeting.
     Spoke,
@@ -101,7 +103,7 @@ impl Idle {
         if now >= self.expires {
             return Some(Unfit::Age);
         }
-        if !self.endpoint.takes_connections() {
+        if self.untold.upstream.avoids(&self.endpoint) {
             return Some(Unfit::Endpoint);
         }
         match TcpInfo::of(self.untold.stream()) {
@@ -153,11 +155,14 @@ impl Drop for Untold {
 
 impl Shard {
     pub fn push(&self, idle: Idle) {
-        self.idle().push_back(idle);
+        let mut held = self.idle();
+        let sooner = held.partition_point(|other| other.expires <= idle.expires);
+        held.insert(sooner, idle);
+        drop(held);
         self.filled.notify_one();
     }
 
-    /// The one that has waited longest.
+    /// The one that expires first.
     pub fn pop(&self) -> Option<Idle> {
         self.idle().pop_front()
     }
@@ -176,7 +181,7 @@ impl Shard {
         unfit
     }
 
-    /// When the one expires that has waited longest.
+    /// When that one expires.
     pub fn first_expiry(&self) -> Option<Instant> {
         Some(self.idle().front()?.expires)
     }

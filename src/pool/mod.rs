@@ -8,8 +8,10 @@
 //!   the client has a dial of its own, as without a pool.
 //! - So many are held as arrivals of late will use within their useful age; without arrivals, none.
 //! - A server is never left with an interrupted handshake: what ends unused is taken leave of.
-//! - Each thread holds its own and may take another thread's. A lock is held for a look at a socket,
-//!   never across an await.
+//! - Each thread holds its own and may take another thread's. A lock is held for a look at a socket;
+//!   only the one that lets one thread dial at a time is held across an await.
+//!
+//! Two loops on each thread, in [`Pool::keep`]: one looks after what is held, one dials.
 
 mod demand;
 mod idle;
@@ -80,7 +82,7 @@ pub struct Pool {
 }
 
 /// What is to be expected of clients, and of the server.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Outlook {
     demand: Demand,
     pace: Pace,
@@ -99,10 +101,11 @@ impl Pool {
     ) -> Arc<Self> {
         let warm = upstream.warm();
         let age = shortest(warm.max_age.unwrap_or(USEFUL));
-        let outlook = match before.map(|before| before.outlook().clone()) {
-            Some(Outlook { demand, pace }) => Outlook { demand: demand.adapted(age, most), pace },
-            None => Outlook { demand: Demand::new(age, most), pace: Pace::default() },
+        let demand = match before {
+            Some(before) => before.outlook().demand.clone().adapted(age, most),
+            None => Demand::new(age, most),
         };
+        let outlook = Outlook { demand, pace: Pace::default() };
         Arc::new(Self {
             upstream,
             warm,
@@ -162,23 +165,24 @@ impl Pool {
             let (_, number) = self.shards.iter().enumerate().filter_map(expires).min()?;
             // Somebody else may have been faster.
             let Some(idle) = self.shards[number].pop() else { continue };
-            if let Some(reason) = idle.unfit(now) {
-                self.evict(idle, reason);
-            } else if let Some(connected) = self.lend(idle, number == own) {
-                return Some(connected);
+            match idle.unfit(now) {
+                Some(reason) => self.evict(idle, reason),
+                // Its server may still end it before the client has spoken, as any server may.
+                None => return self.lend(idle, number == own, now),
             }
         }
     }
 
     /// Hands it over to a session of this thread. `None` if the host lacks what that takes.
-    fn lend(&self, idle: Idle, is_own: bool) -> Option<Connected> {
+    fn lend(&self, idle: Idle, is_own: bool, now: Instant) -> Option<Connected> {
         idle.untold.unwatch().ok()?;
         let mut stream = idle.untold.into_stream();
         if !is_own {
             // For the reactor of this thread.
             stream = stream.into_std().and_then(TcpStream::from_std).ok()?;
         }
-        Some(Connected { stream, in_use: idle.endpoint.lend() })
+        let log_in_within = idle.log_in_by.map(|by| by.saturating_duration_since(now));
+        Some(Connected { stream, in_use: idle.endpoint.lend(), log_in_within })
     }
 
     /// Holds what is worth holding on the data thread of that number, until the drain or
@@ -220,15 +224,15 @@ impl Pool {
 
     fn evict(&self, idle: Idle, reason: Unfit) {
         self.metrics.evicted(reason.as_str());
-        match reason {
-            // Its server has ended it.
-            Unfit::Spoke | Unfit::Closed => {
-                drop(idle.untold.into_stream());
-                self.outlook().pace.failed();
-            }
-            Unfit::Silent => self.outlook().pace.failed(),
-            Unfit::Age => self.outlook().demand.unused(),
-            Unfit::Endpoint | Unfit::End => {}
+        let mut outlook = self.outlook();
+        // What is held whoever comes is no misjudgement.
+        if reason != Unfit::End && self.held.load(Ordering::Relaxed) > self.warm.min {
+            outlook.demand.unused();
+        }
+        if matches!(reason, Unfit::Spoke | Unfit::Closed) {
+            outlook.pace.failed();
+            // Its server has ended it: nothing is left to say.
+            drop(idle.untold.into_stream());
         }
     }
 

@@ -13,12 +13,16 @@ use super::{EVERY, Pool};
 use crate::config::Protocol;
 use crate::log::Chain;
 use crate::mysql::client::await_greeting;
+use crate::mysql::handshake::ServerKind;
 use crate::upstream::Connected;
 
 /// Pause after a dial that failed or was greeted with an ERR packet; doubled up to the second one.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// Time for the rest of a greeting that has begun.
 const FOR_THE_REST: Duration = Duration::from_secs(2);
+/// A second less than MySQL and MariaDB give by default (`connect_timeout`): a client that does not
+/// speak by then is let go of before they count an interrupted handshake.
+const FOR_A_LOG_IN: Duration = Duration::from_secs(9);
 /// Expiries lie in the last fifth of the useful age, so that what was dialled together does not end
 /// together.
 const SPREAD: f64 = 0.2;
@@ -26,7 +30,7 @@ const SPREAD: f64 = 0.2;
 const GOLDEN: f64 = 0.618_033_988_749_895;
 
 /// When the next dial may be.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Pace {
     pause: Duration,
     pub until: Option<Instant>,
@@ -84,16 +88,19 @@ impl Pool {
     /// own dial decides.
     async fn dial(&self, mut place: Place) -> Result<Idle, String> {
         let connected = self.upstream.connect(Protocol::Mysql, None).await;
-        let Connected { stream, in_use } = connected.map_err(|error| Chain(&error).to_string())?;
+        let Connected { stream, in_use, .. } =
+            connected.map_err(|error| Chain(&error).to_string())?;
         let untold = Untold::new(stream, self.upstream.clone());
         let greeting = timeout(FOR_THE_REST, await_greeting(untold.stream())).await;
         match greeting.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok((greeting, Some(kind))) => {
                 untold.watch().map_err(|error| error.to_string())?;
-                let expires = Instant::now() + spread(self.useful_age(kind));
+                let now = Instant::now();
+                let expires = now + spread(self.useful_age(kind));
+                let log_in_by = (kind != ServerKind::TiDb).then(|| now + FOR_A_LOG_IN);
                 let endpoint = in_use.endpoint().clone();
                 place.becomes(&self.metrics.idle);
-                Ok(Idle { untold, endpoint, greeting, expires, _place: place })
+                Ok(Idle { untold, endpoint, greeting, expires, log_in_by, _place: place })
             }
             Ok((_, None)) => {
                 drop(untold.into_stream());

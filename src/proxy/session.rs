@@ -27,8 +27,10 @@ pub(super) const SHUTTING_DOWN: &str = "the bridge is shutting down";
 pub(super) fn run(outcome: Outcome, client: Stream) -> impl Future<Output = ()> + Send {
     let opened = Box::pin(open(outcome, client));
     async move {
-        let Some((mut outcome, client, upstream)) = opened.await else { return };
-        let mut relay = relay(&outcome, client, upstream);
+        let Some(Opened { mut outcome, client, upstream, log_in_within }) = opened.await else {
+            return;
+        };
+        let mut relay = relay(&outcome, client, upstream, log_in_within);
         let reason = outcome.relayed((&mut relay).await);
         let parting = relay.into_parting();
         if let Some(parting) = parting.map(|parting| Box::pin(part(&outcome, parting, reason))) {
@@ -37,7 +39,21 @@ pub(super) fn run(outcome: Outcome, client: Stream) -> impl Future<Output = ()> 
     }
 }
 
-fn relay(outcome: &Outcome, client: Stream, upstream: Stream) -> Relay {
+/// A session with both its ends.
+struct Opened {
+    outcome: Outcome,
+    client: Stream,
+    upstream: Stream,
+    /// See [`crate::upstream::Connected::log_in_within`].
+    log_in_within: Option<Duration>,
+}
+
+fn relay(
+    outcome: &Outcome,
+    client: Stream,
+    upstream: Stream,
+    log_in_within: Option<Duration>,
+) -> Relay {
     let proxy = &outcome.proxy;
     let config = &proxy.config;
     let relayed = proxy.metrics.relayed.clone();
@@ -51,7 +67,11 @@ fn relay(outcome: &Outcome, client: Stream, upstream: Stream) -> Relay {
             .then(|| std::time::Instant::now() + jittered(config.max_lifetime)),
         retire,
     };
-    let deadlines = Deadlines { handshake: config.handshake_timeout, reply: config.reply_timeout };
+    let handshake = match log_in_within {
+        Some(within) if !config.handshake_timeout.is_zero() => within.min(config.handshake_timeout),
+        _ => config.handshake_timeout,
+    };
+    let deadlines = Deadlines { handshake, reply: config.reply_timeout };
     let deadlines = (config.protocol == Protocol::Mysql).then_some(deadlines);
     let (stall_timeout, splice) = (proxy.stall_timeout, proxy.splice);
     Relay::new(client, upstream, relayed, stall_timeout, splice, limits, deadlines)
@@ -97,7 +117,7 @@ async fn part(outcome: &Outcome, parting: Parting, reason: Reason) {
 ///
 /// The upstream comes first: MySQL servers speak first, and the client must see the greeting of
 /// the server that it will talk to.
-async fn open(mut outcome: Outcome, mut client: Stream) -> Option<(Outcome, Stream, Stream)> {
+async fn open(mut outcome: Outcome, mut client: Stream) -> Option<Opened> {
     identify(&mut client, &mut outcome).await?;
     let proxy = outcome.proxy.clone();
     let protocol = proxy.config.protocol;
@@ -119,7 +139,9 @@ async fn open(mut outcome: Outcome, mut client: Stream) -> Option<(Outcome, Stre
     let (code, message) = tokio::select! {
         biased;
         result = connect(&proxy, &mut outcome, told) => match result {
-            Ok(upstream) => return Some((outcome, client, upstream)),
+            Ok((upstream, log_in_within)) => {
+                return Some(Opened { outcome, client, upstream, log_in_within });
+            }
             Err(told) => told,
         },
         reason = left(&client, protocol) => {
@@ -136,12 +158,12 @@ async fn open(mut outcome: Outcome, mut client: Stream) -> Option<(Outcome, Stre
 }
 
 /// An upstream connection for a client that may have one, or what the client is told.
-/// Its server hears of the client what is `told`.
+/// Its server hears of the client what is `told`. Beside it: see [`crate::upstream::Connected::log_in_within`].
 async fn connect(
     proxy: &Proxy,
     outcome: &mut Outcome,
     told: Option<Addresses>,
-) -> Result<Stream, (ErrorCode, String)> {
+) -> Result<(Stream, Option<Duration>), (ErrorCode, String)> {
     match proxy.gate.admit(&proxy.config, outcome.client().ip(), outcome.origin()).await {
         Ok(permit) => outcome.admitted(permit),
         Err(refusal) => {
@@ -152,12 +174,12 @@ async fn connect(
     }
     if let Some(held) = proxy.pool.as_ref().and_then(|pool| pool.checkout()) {
         outcome.connected(held.in_use, "hit");
-        return Ok(held.stream.into());
+        return Ok((held.stream.into(), held.log_in_within));
     }
     match proxy.upstream.connect(proxy.config.protocol, told).await {
         Ok(connected) => {
             outcome.connected(connected.in_use, proxy.dialled());
-            Ok(connected.stream.into())
+            Ok((connected.stream.into(), connected.log_in_within))
         }
         Err(error) => {
             let message = error.to_string();

@@ -32,7 +32,9 @@ impl Upstream {
             farewells: self.farewells.clone(),
         };
         match dialler.race(endpoints).await {
-            Ok((stream, endpoint)) => Ok(Connected { stream, in_use: endpoint.lend() }),
+            Ok((stream, endpoint)) => {
+                Ok(Connected { stream, in_use: endpoint.lend(), log_in_within: None })
+            }
             Err(failures) => Err(Unreachable::NoAnswer {
                 gateway: self.config.gateway.to_string(),
                 failures: failures

@@ -99,11 +99,9 @@ impl Endpoint {
         self.state().health.standing(self.since.elapsed())
     }
 
-    /// Whether it is in the answer and past dials speak for it.
-    pub fn takes_connections(&self) -> bool {
-        let state = self.state();
-        let standing = state.health.standing(self.since.elapsed());
-        state.vanished_at.is_none() && standing == Standing::Healthy
+    /// Whether it has left the answer.
+    pub fn has_vanished(&self) -> bool {
+        self.state().vanished_at.is_some()
     }
 
     /// One connection tries it although it was ejected. `false` when no trial is due, or another

@@ -76,6 +76,8 @@ pub struct Connected {
     pub stream: TcpStream,
     /// Counts for the endpoint's sessions until it is dropped.
     pub in_use: InUse,
+    /// For how long its server will still wait for a log-in; `None`: it has only just begun to.
+    pub log_in_within: Option<Duration>,
 }
 
 /// The state of an upstream at one moment, for the status page.
@@ -230,6 +232,15 @@ impl Upstream {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         pick::order(&mut candidates, self.config.balance, turn);
         Ok(candidates)
+    }
+
+    /// Whether new connections go elsewhere: it has left the answer, or was ejected and another one
+    /// is healthy.
+    pub fn avoids(&self, endpoint: &Endpoint) -> bool {
+        let is_healthy = |one: &Endpoint| one.standing() == Standing::Healthy;
+        endpoint.has_vanished()
+            || (!is_healthy(endpoint)
+                && self.known.borrow().endpoints.iter().any(|other| is_healthy(other)))
     }
 
     fn candidates(&self) -> Vec<Candidate<Arc<Endpoint>>> {
