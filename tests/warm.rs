@@ -47,6 +47,8 @@ fn who_comes_often_is_lent_what_is_there_already() {
         bridge.metrics().sum("tidegate_connect_seconds_count", &labels)
     };
     assert_eq!((connects("hit"), connects("off")), (checkouts(&bridge, "hit"), 0.0));
+    let waits = bridge.metrics().sum("tidegate_pool_wait_seconds_count", &[]);
+    assert_eq!(waits, checkouts(&bridge, ""));
 }
 
 #[test]

@@ -138,11 +138,11 @@ impl Pool {
 
     /// A connection for somebody who has come; `None`: he has to dial.
     pub fn checkout(&self) -> Option<Connected> {
-        let own = SHARD.get();
-        let found = self.take(own);
-        self.metrics.checked_out(found.is_some());
+        let (own, now) = (SHARD.get(), Instant::now());
+        let found = self.take(own, now);
+        self.metrics.checked_out(found.is_some(), now.elapsed());
         let mut outlook = self.outlook();
-        outlook.demand.arrived(self.began.elapsed(), found.is_some());
+        outlook.demand.arrived(now - self.began, found.is_some());
         if found.is_some() {
             outlook.pace.succeeded();
         }
@@ -155,12 +155,11 @@ impl Pool {
     }
 
     /// The one that expires first; of another thread's only what does so well before this one's.
-    fn take(&self, own: usize) -> Option<Connected> {
+    fn take(&self, own: usize, now: Instant) -> Option<Connected> {
         let expires = |(number, shard): (usize, &Shard)| {
             let expiry = shard.first_expiry()?;
             Some((if number == own { expiry } else { expiry + HEAD_START }, number))
         };
-        let now = Instant::now();
         loop {
             let (_, number) = self.shards.iter().enumerate().filter_map(expires).min()?;
             // Somebody else may have been faster.

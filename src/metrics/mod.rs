@@ -1,5 +1,7 @@
 //! Every metric of the process: names, labels, buckets and typed handles in one place.
 
+mod pool;
+
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus::core::Collector;
@@ -8,6 +10,10 @@ use prometheus::{
     Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
+
+use pool::Pools;
+
+pub use pool::PoolMetrics;
 
 /// 100 us to 30 s: loopback to a dial deadline.
 const CONNECT_BUCKETS: &[f64] = &[
@@ -34,9 +40,7 @@ pub struct Metrics {
     dns_lookups: IntCounterVec,
     dns_last_success: GaugeVec,
     endpoints: IntGaugeVec,
-    pool_connections: IntGaugeVec,
-    pool_checkouts: IntCounterVec,
-    pool_evictions: IntCounterVec,
+    pools: Pools,
     log_lines_dropped: IntCounter,
 }
 
@@ -86,19 +90,6 @@ pub struct UpstreamMetrics {
     dns_lookups: IntCounterVec,
     dns_last_success: GaugeVec,
     endpoints: IntGaugeVec,
-}
-
-/// The handles of one upstream's pool.
-#[derive(Debug)]
-pub struct PoolMetrics {
-    name: String,
-    /// Connections that are being dialled or greeted.
-    pub connecting: IntGauge,
-    /// Those that wait for a client.
-    pub idle: IntGauge,
-    hits: IntCounter,
-    misses: IntCounter,
-    evictions: IntCounterVec,
 }
 
 impl Default for Metrics {
@@ -171,21 +162,7 @@ impl Metrics {
                 "Upstream addresses known, by state.",
                 &["upstream", "state"],
             ),
-            pool_connections: gauge(
-                "tidegate_pool_connections",
-                "Upstream connections held for clients to come, by state.",
-                &["upstream", "state"],
-            ),
-            pool_checkouts: counter(
-                "tidegate_pool_checkouts_total",
-                "Clients that asked for a held connection; a miss dials for itself.",
-                &["upstream", "result"],
-            ),
-            pool_evictions: counter(
-                "tidegate_pool_evictions_total",
-                "Held connections that ended unused, by reason.",
-                &["upstream", "reason"],
-            ),
+            pools: Pools::new(),
             log_lines_dropped: valid(IntCounter::new(
                 "tidegate_log_lines_dropped_total",
                 "Log lines dropped because stderr did not keep up.",
@@ -196,7 +173,7 @@ impl Metrics {
             gauge("tidegate_build_info", "The running build; always 1.", &["version", "commit"]);
         let commit = option_env!("TIDEGATE_COMMIT").unwrap_or("unknown");
         build.with_label_values(&[env!("CARGO_PKG_VERSION"), commit]).set(1);
-        let families: [Box<dyn Collector>; 18] = [
+        let families: [Box<dyn Collector>; 15] = [
             Box::new(build),
             Box::new(metrics.connections.clone()),
             Box::new(metrics.open.clone()),
@@ -210,13 +187,10 @@ impl Metrics {
             Box::new(metrics.dns_lookups.clone()),
             Box::new(metrics.dns_last_success.clone()),
             Box::new(metrics.endpoints.clone()),
-            Box::new(metrics.pool_connections.clone()),
-            Box::new(metrics.pool_checkouts.clone()),
-            Box::new(metrics.pool_evictions.clone()),
             Box::new(metrics.log_lines_dropped.clone()),
             Box::new(ProcessCollector::for_self()),
         ];
-        for family in families {
+        for family in families.into_iter().chain(metrics.pools.families()) {
             valid(metrics.registry.register(family));
         }
         metrics
@@ -260,14 +234,7 @@ impl Metrics {
 
     /// The handles of the pool of the upstream `name`.
     pub fn pool(&self, name: &str) -> PoolMetrics {
-        PoolMetrics {
-            name: name.to_owned(),
-            connecting: self.pool_connections.with_label_values(&[name, "connecting"]),
-            idle: self.pool_connections.with_label_values(&[name, "idle"]),
-            hits: self.pool_checkouts.with_label_values(&[name, "hit"]),
-            misses: self.pool_checkouts.with_label_values(&[name, "miss"]),
-            evictions: self.pool_evictions.clone(),
-        }
+        self.pools.of(name)
     }
 
     /// Connections open now, those of listeners that are gone among them.
@@ -312,18 +279,6 @@ impl ListenerMetrics {
     /// Counts a connection that was turned away.
     pub fn rejected(&self, reason: &str) {
         self.rejected.with_label_values(&[self.name.as_str(), reason]).inc();
-    }
-}
-
-impl PoolMetrics {
-    /// Counts a client that asked for a held connection.
-    pub fn checked_out(&self, hit: bool) {
-        if hit { self.hits.inc() } else { self.misses.inc() }
-    }
-
-    /// Counts a held connection that ended unused.
-    pub fn evicted(&self, reason: &str) {
-        self.evictions.with_label_values(&[self.name.as_str(), reason]).inc();
     }
 }
 
