@@ -223,11 +223,9 @@ fn a_path_that_swallows_packets_costs_those_that_it_had_and_nobody_a_client() {
     let lost = one.idle().len();
     assert!(lost > 0, "some are of the first server");
     namespace.filter("ip daddr 127.0.0.2 drop");
-    until_it(
-        "its silence is noticed",
-        || evictions(&bridge, "silent"),
-        |gone| *gone == lost as f64,
-    );
+    // By their silence, or because a dial for others has failed.
+    until_it("all are gone", || evictions(&bridge, ""), |gone| *gone >= lost as f64);
+    assert!(evictions(&bridge, "silent") > 0.0);
     namespace.enter(|| (0..8).for_each(|_| assert!(two.greeted(visit(&bridge)))));
 }
 
