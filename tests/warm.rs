@@ -282,10 +282,9 @@ fn a_server_that_soon_ends_what_it_greets_is_not_pestered() {
     server.leaves(true);
     let began = Instant::now();
     let bridge = warm("warm_min = 4", &server).start();
-    // Four dials, a pause of 0.8 s at least, as many, and one twice as long.
-    until_it("it has been dialled again and again", || server.accepted(), |count| *count > 8);
-    assert!(began.elapsed() > Duration::from_millis(2_000), "{:?}", began.elapsed());
-    assert_eq!(evictions(&bridge, ""), evictions(&bridge, "closed"));
+    // Four dials at the most, then a pause of 0.8 s at least.
+    until_it("it is dialled again", || server.accepted(), |count| *count > 4);
+    assert!(began.elapsed() > Duration::from_millis(700), "{:?}", began.elapsed());
 }
 
 #[test]
