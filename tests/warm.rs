@@ -281,7 +281,7 @@ fn a_server_that_soon_ends_what_it_greets_is_not_pestered() {
     let server = Server::start();
     server.leaves(true);
     let began = Instant::now();
-    let bridge = warm("warm_min = 4", &server).start();
+    let _bridge = warm("warm_min = 4", &server).start();
     // Four dials at the most, then a pause of 0.8 s at least.
     until_it("it is dialled again", || server.accepted(), |count| *count > 4);
     assert!(began.elapsed() > Duration::from_millis(700), "{:?}", began.elapsed());
