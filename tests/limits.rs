@@ -14,8 +14,8 @@ use rustix::process::Signal;
 
 use support::bridge::{Bridge, Setup};
 use support::tcp::{
-    accept, connect, connect_from, echo, is_reset, listener, read_exactly, read_to_the_end, serve,
-    try_connect, try_connect_from,
+    accept, connect, connect_from, echo, is_reset, listener, queued_at, read_exactly,
+    read_to_the_end, serve, try_connect, try_connect_from,
 };
 use support::{until, until_it};
 
@@ -276,9 +276,10 @@ fn whom_a_drain_finds_queued_while_descriptors_lack_is_told_so() {
     let mut bridge = setup.flags(&flags).start();
     bridge.stop();
     let clients: Vec<TcpStream> = (0..QUEUED).map(|_| connect(bridge.listen)).collect();
+    until_it("all are queued", || queued_at(bridge.listen), |count| *count == QUEUED as u64);
     bridge.signal(Signal::TERM);
     bridge.signal(Signal::CONT);
-    let codes: Vec<u16> = clients.iter().map(|client| error(&read_to_the_end(client).0)).collect();
+    let codes: Vec<u16> = clients.iter().map(|client| error_of(client).0).collect();
     assert!(codes.contains(&1040), "{codes:?}");
     assert!(codes.iter().all(|code| [1040, 1053].contains(code)), "{codes:?}");
     assert_eq!(bridge.ends().code(), Some(0));

@@ -163,18 +163,16 @@ impl App {
         mut self,
         mut reloads: mpsc::Receiver<Result<Config, String>>,
     ) -> Result<(), RunError> {
+        let receivers = take(&mut self.receivers);
+        let started =
+            receivers.iter().map(|_| threads::runtime()).collect::<Result<Vec<_>, _>>()?;
         let mut runtimes = vec![Handle::current()];
+        runtimes.extend(started.iter().map(|runtime| runtime.handle().clone()));
         let (panics, mut panicked) = mpsc::unbounded_channel();
-        for (number, inbox) in take(&mut self.receivers).into_iter().enumerate() {
+        for ((number, inbox), runtime) in receivers.into_iter().enumerate().zip(started) {
             let (periods, repeats) = (self.periods.subscribe(), self.log.repeats().clone());
-            runtimes.push(threads::start(
-                number,
-                inbox,
-                &self.drain,
-                periods,
-                repeats,
-                panics.clone(),
-            )?);
+            let panics = panics.clone();
+            threads::start(number, runtime, inbox, &self.drain, periods, repeats, panics)?;
         }
         let log = self.log.clone();
         let admin = Admin::new(Parts {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use tokio::runtime::{self, Handle};
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::interval;
@@ -50,20 +50,24 @@ pub(super) async fn watch_over(threads: Vec<mpsc::UnboundedSender<ToThread>>) ->
     }
 }
 
-/// Starts the data thread of that number and returns its runtime. It ends after the drain has.
+/// The runtime of a data thread. All are there before the first thread starts: it might leave no
+/// descriptors for the others.
+pub(super) fn runtime() -> Result<Runtime, RunError> {
+    Builder::new_current_thread().enable_all().build().map_err(RunError::Thread)
+}
+
+/// Starts the data thread of that number. It ends after the drain has.
 ///
 /// Not joined: the drain tells when its sessions are gone.
 pub(super) fn start(
     number: usize,
+    runtime: Runtime,
     inbox: mpsc::UnboundedReceiver<ToThread>,
     drain: &Drain,
     periods: watch::Receiver<Duration>,
     repeats: Repeats,
     panics: mpsc::UnboundedSender<()>,
-) -> Result<Handle, RunError> {
-    let runtime =
-        runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::Thread)?;
-    let handle = runtime.handle().clone();
+) -> Result<(), RunError> {
     let (drain, member) = (drain.clone(), drain.join());
     thread::Builder::new()
         .name(format!("tidegate-{number}"))
@@ -71,7 +75,7 @@ pub(super) fn start(
             runtime.block_on(carry(number, inbox, drain, member, periods, repeats, panics))
         })
         .map_err(RunError::Thread)?;
-    Ok(handle)
+    Ok(())
 }
 
 /// The life of a data thread: accepts until the drain, then sees its sessions off.

@@ -77,9 +77,19 @@ pub fn try_connect_from(ip: &str, to: SocketAddr) -> io::Result<TcpStream> {
 
 /// Whether somebody listens at exactly this address; nothing is sent there.
 pub fn is_listened_on(address: SocketAddr) -> bool {
+    !listening(address).is_empty()
+}
+
+/// Connections to this address that wait to be accepted.
+pub fn queued_at(address: SocketAddr) -> u64 {
+    listening(address).iter().map(|row| sent_and_received(row)[1]).sum()
+}
+
+fn listening(address: SocketAddr) -> Vec<String> {
     let table = fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
     // The remote end of a listening socket is 0, and its state is 0A.
-    table.contains(&format!("{} 00000000:0000 0A", hex(address)))
+    let ends = format!("{} 00000000:0000 0A", hex(address));
+    table.lines().filter(|row| row.contains(&ends)).map(str::to_owned).collect()
 }
 
 pub fn accept(listener: &TcpListener) -> TcpStream {
@@ -132,6 +142,11 @@ fn queues(local: SocketAddr, remote: SocketAddr) -> [u64; 2] {
     let ends = format!("{} {}", hex(local), hex(remote));
     let table = fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
     let row = table.lines().find(|row| row.contains(&ends)).expect("an open socket has a row");
+    sent_and_received(row)
+}
+
+/// The queues of a row of the kernel's table; received by a listening socket are connections.
+fn sent_and_received(row: &str) -> [u64; 2] {
     let (sent, received) = row.split_whitespace().nth(4).unwrap().split_once(':').unwrap();
     [sent, received].map(|queue| u64::from_str_radix(queue, 16).unwrap())
 }
