@@ -111,14 +111,6 @@ impl Proxy {
         }
     }
 
-    /// The pool result of a connection that was dialled for its client.
-    fn dialled(&self) -> &'static str {
-        match self.pool {
-            Some(_) => "miss",
-            None => "off",
-        }
-    }
-
     /// What a client is told that there is no descriptor for.
     fn without_descriptors(&self) -> Vec<u8> {
         match self.config.protocol {

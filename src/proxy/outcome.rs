@@ -29,7 +29,8 @@ pub(super) struct Outcome {
     permit: Option<Permit>,
     in_use: Option<InUse>,
     connected: Option<Instant>,
-    pool_result: &'static str,
+    /// The upstream connection was there before the client.
+    is_warm: bool,
     side: Side,
     reason: &'static str,
     error: Option<Box<str>>,
@@ -52,7 +53,7 @@ impl Outcome {
             permit: None,
             in_use: None,
             connected: None,
-            pool_result: proxy.dialled(),
+            is_warm: false,
             side: Side::Tidegate,
             // Stays when the session's future is dropped before its end.
             reason: "aborted",
@@ -114,14 +115,22 @@ impl Outcome {
         self.permit = Some(permit);
     }
 
-    /// An upstream connection is in hand; from now on it counts for its endpoint. `pool_result` says
-    /// where it comes from.
-    pub fn connected(&mut self, in_use: InUse, pool_result: &'static str) {
+    /// An upstream connection is in hand; from now on it counts for its endpoint. A warm one was there
+    /// before the client.
+    pub fn connected(&mut self, in_use: InUse, is_warm: bool) {
         let now = Instant::now();
         self.in_use = Some(in_use);
         self.connected = Some(now);
-        self.pool_result = pool_result;
-        self.proxy.metrics.connected(pool_result, (now - self.accepted).as_secs_f64());
+        self.is_warm = is_warm;
+        self.proxy.metrics.connected(self.pool_result(), (now - self.accepted).as_secs_f64());
+    }
+
+    fn pool_result(&self) -> &'static str {
+        match self.proxy.pool {
+            None => "off",
+            Some(_) if self.is_warm => "hit",
+            Some(_) => "miss",
+        }
     }
 
     /// The endpoint that is used.
@@ -182,7 +191,7 @@ impl Drop for Outcome {
             vpce = header.and_then(|header| header.vpc_endpoint.as_deref()),
             linkid = header.and_then(|header| header.link_id),
             endpoint = self.endpoint().map(|endpoint| tracing::field::display(endpoint.address)),
-            pool = self.pool_result,
+            pool = self.pool_result(),
             connect_ms = connect,
             duration_ms = milliseconds(lifetime),
             bytes_to_upstream = self.to_upstream,

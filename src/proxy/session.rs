@@ -158,7 +158,8 @@ async fn open(mut outcome: Outcome, mut client: Stream) -> Option<Opened> {
 }
 
 /// An upstream connection for a client that may have one, or what the client is told.
-/// Its server hears of the client what is `told`. Beside it: see [`crate::upstream::Connected::log_in_within`].
+/// Its server hears of the client what is `told`. Beside it:
+/// [`crate::upstream::Connected::log_in_within`].
 async fn connect(
     proxy: &Proxy,
     outcome: &mut Outcome,
@@ -173,12 +174,12 @@ async fn connect(
         }
     }
     if let Some(held) = proxy.pool.as_ref().and_then(|pool| pool.checkout()) {
-        outcome.connected(held.in_use, "hit");
+        outcome.connected(held.in_use, true);
         return Ok((held.stream.into(), held.log_in_within));
     }
     match proxy.upstream.connect(proxy.config.protocol, told).await {
         Ok(connected) => {
-            outcome.connected(connected.in_use, proxy.dialled());
+            outcome.connected(connected.in_use, false);
             Ok((connected.stream.into(), connected.log_in_within))
         }
         Err(error) => {
@@ -239,7 +240,8 @@ mod tests {
 
     #[test]
     fn an_idle_session_is_small() {
+        // Tokio adds 104 bytes to a task and rounds up to 128: this is the most that makes it 768.
         let size = future_size(run);
-        assert!(size < 704, "{size} bytes");
+        assert!(size <= 664, "{size} bytes");
     }
 }
