@@ -146,9 +146,10 @@ impl Pool {
         if found.is_some() {
             outlook.pace.succeeded();
         }
+        let lacks = self.lacks(&outlook);
         drop(outlook);
         // There may be one less, or have been one too few.
-        if self.lacks() {
+        if lacks {
             self.shards[own].wanted.notify_one();
         }
         found
@@ -236,8 +237,8 @@ impl Pool {
     }
 
     /// Whether it holds fewer than it should.
-    fn lacks(&self) -> bool {
-        let worth = self.outlook().demand.worth(self.began.elapsed());
+    fn lacks(&self, outlook: &Outlook) -> bool {
+        let worth = outlook.demand.worth(self.began.elapsed());
         self.held.load(Ordering::Relaxed) < worth.max(self.warm.min)
     }
 

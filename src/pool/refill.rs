@@ -62,13 +62,13 @@ impl Pool {
                 // Nobody has to come for these, and nobody tells when there is a place again.
                 let _ = timeout(EVERY, shard.wanted.notified()).await;
             }
-            while self.lacks() {
+            while self.lacks(&self.outlook()) {
                 let _one_at_a_time = self.dialling.lock().await;
                 let until = self.outlook().pace.until;
                 if let Some(until) = until {
                     sleep_until(until).await;
                 }
-                if !self.lacks() {
+                if !self.lacks(&self.outlook()) {
                     break;
                 }
                 let place = self.places.take(self.most, &self.held, &self.metrics.connecting);
