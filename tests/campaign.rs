@@ -39,7 +39,7 @@ use tokio::time::{sleep, timeout};
 use support::bridge::{Bridge, CloseRecord, Metrics};
 use support::fault::{Account, Course, Cut, Ending, Harm, Order, Relay};
 use support::mariadb::MariaDb;
-use support::tcp::{Noise, nobody, serve};
+use support::tcp::{Noise, nobody, rows, serve};
 use support::{PATIENCE, full_or, runtime, threads, until_it};
 
 /// Sessions at a time, and those of them that find no server.
@@ -908,11 +908,12 @@ impl Lane {
                 }
                 // It has accepted one and dialled the other; both are whole now.
                 let peers = [entered.get().unwrap(), dialler].map(|address| address.port());
-                let mine = rows().into_iter().filter(|row| match row.ports {
-                    [local, remote] => {
-                        local == peers[1] || [local, remote] == [entry.port(), peers[0]]
-                    }
-                });
+                let mine =
+                    rows().into_iter().filter(|row| match [row.local.port(), row.remote.port()] {
+                        [local, remote] => {
+                            local == peers[1] || [local, remote] == [entry.port(), peers[0]]
+                        }
+                    });
                 story.inodes.borrow_mut().extend(mine.map(|row| row.inode));
                 back.run(near, far).await;
                 Ok(())
@@ -1444,7 +1445,7 @@ fn strays(bridge: &Bridge) -> Vec<String> {
     let listens = |inode: &String| rows.iter().any(|row| row.inode == *inode && row.listens);
     held.retain(|inode| !listens(inode));
     let describe = |inode| match rows.iter().find(|row| row.inode == inode) {
-        Some(row) => format!("one between the ports {:?}", row.ports),
+        Some(row) => format!("one between {} and {}", row.local, row.remote),
         None => "one that its peer has closed".into(),
     };
     held.into_iter().map(describe).collect()
@@ -1458,27 +1459,4 @@ fn held(bridge: &Bridge) -> Vec<String> {
         Some(name.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())
     };
     names.filter_map(inode).collect()
-}
-
-/// A line of the kernel's table of TCP sockets over IPv4.
-struct Row {
-    /// Local and remote.
-    ports: [u16; 2],
-    listens: bool,
-    inode: String,
-}
-
-fn rows() -> Vec<Row> {
-    let table = fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
-    let row = |line: &str| {
-        let columns: Vec<_> = line.split_whitespace().collect();
-        let port =
-            |address: &str| u16::from_str_radix(address.split_once(':').unwrap().1, 16).unwrap();
-        Row {
-            ports: [port(columns[1]), port(columns[2])],
-            listens: columns[3] == "0A",
-            inode: columns[9].to_owned(),
-        }
-    };
-    table.lines().skip(1).map(row).collect()
 }

@@ -12,6 +12,7 @@ use std::io;
 use std::ops::Range;
 use std::time::Duration;
 
+use tidegate::mysql::packet::{HEADER_LEN, payload_length};
 use tidegate::net::socket::TcpInfo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -126,10 +127,10 @@ impl Relay {
 
     /// Passes on the far end's first packet, and harms nothing yet.
     pub async fn greet(&self, bridge: &mut TcpStream, far: &mut TcpStream) -> io::Result<()> {
-        let mut packet = vec![0; 4];
+        let mut packet = vec![0; HEADER_LEN];
         far.read_exact(&mut packet).await?;
-        packet.resize(4 + usize::from(packet[0]) + 256 * usize::from(packet[1]), 0);
-        far.read_exact(&mut packet[4..]).await?;
+        packet.resize(HEADER_LEN + payload_length(packet.first_chunk().unwrap()), 0);
+        far.read_exact(&mut packet[HEADER_LEN..]).await?;
         bridge.write_all(&packet).await?;
         self.account.borrow_mut().sent += packet.len() as u64;
         Ok(())

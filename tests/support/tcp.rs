@@ -82,14 +82,11 @@ pub fn is_listened_on(address: SocketAddr) -> bool {
 
 /// Connections to this address that wait to be accepted.
 pub fn queued_at(address: SocketAddr) -> u64 {
-    listening(address).iter().map(|row| sent_and_received(row)[1]).sum()
+    listening(address).iter().map(|row| row.received).sum()
 }
 
-fn listening(address: SocketAddr) -> Vec<String> {
-    let table = fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
-    // The remote end of a listening socket is 0, and its state is 0A.
-    let ends = format!("{} 00000000:0000 0A", hex(address));
-    table.lines().filter(|row| row.contains(&ends)).map(str::to_owned).collect()
+fn listening(address: SocketAddr) -> Vec<Row> {
+    rows().into_iter().filter(|row| row.listens && row.local == address).collect()
 }
 
 pub fn accept(listener: &TcpListener) -> TcpStream {
@@ -129,32 +126,63 @@ pub fn until_acknowledged(stream: &TcpStream) {
 
 /// What was written and the kernel of the other end has not acknowledged.
 pub fn unacknowledged(stream: &TcpStream) -> u64 {
-    queues(stream.local_addr().unwrap(), stream.peer_addr().unwrap())[0]
+    row(stream.local_addr().unwrap(), stream.peer_addr().unwrap()).sent
 }
 
 /// What the socket at the other end has received, and its program has not read.
 pub fn unread_at_the_other_end(stream: &TcpStream) -> u64 {
-    queues(stream.peer_addr().unwrap(), stream.local_addr().unwrap())[1]
+    row(stream.peer_addr().unwrap(), stream.local_addr().unwrap()).received
 }
 
-/// The bytes in the send and receive queues of the socket between these two addresses.
-fn queues(local: SocketAddr, remote: SocketAddr) -> [u64; 2] {
-    let ends = format!("{} {}", hex(local), hex(remote));
+/// A line of the kernel's table of TCP sockets over IPv4.
+pub struct Row {
+    pub local: SocketAddr,
+    pub remote: SocketAddr,
+    pub listens: bool,
+    /// Bytes that the other end's kernel has not acknowledged.
+    pub sent: u64,
+    /// Bytes that the program has not read; connections that it has not accepted.
+    pub received: u64,
+    /// Time until the next keepalive probe of an open connection on which nothing is under way.
+    pub probed_in: Option<Duration>,
+    pub inode: String,
+}
+
+/// The table of the current thread's network namespace.
+pub fn rows() -> Vec<Row> {
     let table = fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
-    let row = table.lines().find(|row| row.contains(&ends)).expect("an open socket has a row");
-    sent_and_received(row)
+    table.lines().skip(1).map(Row::parse).collect()
 }
 
-/// The queues of a row of the kernel's table; received by a listening socket are connections.
-fn sent_and_received(row: &str) -> [u64; 2] {
-    let (sent, received) = row.split_whitespace().nth(4).unwrap().split_once(':').unwrap();
-    [sent, received].map(|queue| u64::from_str_radix(queue, 16).unwrap())
+fn row(local: SocketAddr, remote: SocketAddr) -> Row {
+    let is_it = |row: &Row| row.local == local && row.remote == remote;
+    rows().into_iter().find(is_it).expect("an open socket has a row")
 }
 
-/// An IPv4 address as /proc/net/tcp writes it.
-fn hex(address: SocketAddr) -> String {
-    let SocketAddr::V4(address) = address else { panic!("{address} is not IPv4") };
-    format!("{:08X}:{:04X}", u32::from_ne_bytes(address.ip().octets()), address.port())
+impl Row {
+    fn parse(line: &str) -> Self {
+        // Local and remote address, state, queues, timer and when in hundredths of a second.
+        let columns: Vec<_> = line.split_whitespace().collect();
+        let number = |text: &str| u64::from_str_radix(text, 16).unwrap();
+        let pair = |column: usize| columns[column].split_once(':').unwrap();
+        let address = |column| {
+            let (ip, port) = pair(column);
+            let ip = (number(ip) as u32).to_ne_bytes();
+            SocketAddr::from((ip, number(port) as u16))
+        };
+        let ((sent, received), (timer, when)) = (pair(4), pair(5));
+        let is_open = columns[3] == "01";
+        let is_keepalive = timer == "02";
+        Self {
+            local: address(1),
+            remote: address(2),
+            listens: columns[3] == "0A",
+            sent: number(sent),
+            received: number(received),
+            probed_in: (is_open && is_keepalive).then(|| Duration::from_millis(10 * number(when))),
+            inode: columns[9].to_owned(),
+        }
+    }
 }
 
 /// Reads until the other end has said all it will; how it ended comes with the bytes.
