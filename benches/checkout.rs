@@ -6,6 +6,11 @@
 
 #![allow(clippy::disallowed_methods, reason = "a bench may block: it has threads of its own")]
 
+#[path = "peers/summary.rs"]
+mod summary;
+#[path = "../tests/support/mod.rs"]
+mod support;
+
 use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,13 +25,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Handle};
 
+use summary::Summary;
+
 const THREADS: [usize; 3] = [1, 2, 4];
 const ROUNDS: usize = 25;
 /// Connections that are held when a round begins.
 const HELD: usize = 96;
-/// What a MySQL server says first.
-const GREETING: &[u8] = b"\x4a\0\0\0\x0a8.0.36\0\x01\0\0\0saltsalt\0\xff\xf7\x2d\x02\0\xff\xdf\x15\
-    \0\0\0\0\0\0\0\0\0\0saltsaltsalt\0mysql_native_password\0";
 
 fn main() {
     if !std::env::args().any(|argument| argument == "--bench") {
@@ -42,7 +46,9 @@ fn main() {
     for threads in THREADS {
         let mut held = Held::new(threads, &gateway);
         let rounds: Vec<Round> = (0..ROUNDS).map(|_| held.round()).collect();
-        let column = |of: fn(&Round) -> f64| shown(rounds.iter().map(of).collect());
+        let column = |of: fn(&Round) -> f64| {
+            Summary::of(rounds.iter().map(of).collect()).expect("there are rounds")
+        };
         println!(
             "| {threads} | {} | {} | {} |",
             column(|round| round.count as f64 / round.took.as_secs_f64()),
@@ -165,12 +171,7 @@ fn serve() -> String {
 }
 
 async fn greet(mut stream: TcpStream) -> std::io::Result<()> {
-    stream.write_all(GREETING).await?;
+    stream.write_all(&support::mysql::greeting()).await?;
     while stream.read(&mut [0; 1024]).await? > 0 {}
     Ok(())
-}
-
-fn shown(mut all: Vec<f64>) -> String {
-    all.sort_unstable_by(f64::total_cmp);
-    format!("{:.1} ({:.1} to {:.1})", all[all.len() / 2], all[0], all[all.len() - 1])
 }

@@ -9,6 +9,8 @@
 
 #[path = "peers/distance.rs"]
 mod distance;
+#[path = "peers/summary.rs"]
+mod summary;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
@@ -21,6 +23,7 @@ use mysql_async::{Conn, Opts, SslOpts};
 use tokio::time::sleep;
 
 use distance::{DELAYS, delayed};
+use summary::Summary;
 use support::bridge::Bridge;
 use support::mariadb::MariaDb;
 
@@ -37,7 +40,7 @@ fn main() {
         return;
     }
     let Some(db) = MariaDb::start(&[]) else { return };
-    println!("medians of {ROUNDS} rounds (least to most), milliseconds\n");
+    println!("medians of {ROUNDS} rounds (least to most), microseconds\n");
     println!("| round trip | TLS | direct | off | warm | warm / off |");
     println!("| --- | --- | --: | --: | --: | --: |");
     for delay in DELAYS {
@@ -55,27 +58,29 @@ fn main() {
         .start();
         let ports = [gateway.port(), bridge.listening[0].port(), bridge.listening[1].port()];
         for tls in [false, true] {
-            let mut rounds: [Vec<Duration>; 3] = Default::default();
+            let mut rounds: [Vec<f64>; 3] = Default::default();
             for round in 0..ROUNDS {
                 for turn in 0..WAYS.len() {
                     let way = (round + turn) % WAYS.len();
-                    rounds[way].push(median(measure(&db, ports[way], tls)));
+                    rounds[way].push(summary(measure(&db, ports[way], tls)).median);
                 }
             }
-            let medians = rounds.clone().map(median);
-            let shown = rounds.map(shown);
+            let [direct, off, warm] = rounds.map(summary);
             println!(
-                "| {delay:?} | {} | {} | {:.2} |",
+                "| {delay:?} | {} | {direct} | {off} | {warm} | {:.2} |",
                 if tls { "yes" } else { "no" },
-                shown.join(" | "),
-                medians[2].as_secs_f64() / medians[1].as_secs_f64(),
+                warm.median / off.median,
             );
         }
     }
 }
 
-/// How long each took.
-fn measure(db: &MariaDb, port: u16, tls: bool) -> Vec<Duration> {
+fn summary(values: Vec<f64>) -> Summary {
+    Summary::of(values).expect("something was measured")
+}
+
+/// How long each took, microseconds.
+fn measure(db: &MariaDb, port: u16, tls: bool) -> Vec<f64> {
     let accept_any = SslOpts::default().with_danger_accept_invalid_certs(true);
     let opts = Opts::from(db.opts(port).ssl_opts(tls.then_some(accept_any)));
     let client = async || {
@@ -84,7 +89,7 @@ fn measure(db: &MariaDb, port: u16, tls: bool) -> Vec<Duration> {
             let began = Instant::now();
             let mut conn = Conn::new(opts.clone()).await.unwrap();
             let answer: Option<u32> = conn.query_first("SELECT 42").await.unwrap();
-            took.push(began.elapsed());
+            took.push(began.elapsed().as_secs_f64() * 1e6);
             assert_eq!(answer, Some(42));
             conn.disconnect().await.unwrap();
             sleep(PAUSE).await;
@@ -95,20 +100,4 @@ fn measure(db: &MariaDb, port: u16, tls: bool) -> Vec<Duration> {
         let (one, other) = tokio::join!(client(), client());
         [one, other].concat()
     })
-}
-
-fn median(mut all: Vec<Duration>) -> Duration {
-    all.sort_unstable();
-    all[all.len() / 2]
-}
-
-fn shown(rounds: Vec<Duration>) -> String {
-    let milliseconds = |time: &Duration| time.as_secs_f64() * 1e3;
-    let (least, most) = (rounds.iter().min().unwrap(), rounds.iter().max().unwrap());
-    format!(
-        "{:.2} ({:.2} to {:.2})",
-        milliseconds(&median(rounds.clone())),
-        milliseconds(least),
-        milliseconds(most)
-    )
 }

@@ -8,6 +8,9 @@
 
 #![allow(clippy::disallowed_methods, reason = "blocking clients are the load here")]
 
+#[path = "peers/summary.rs"]
+mod summary;
+
 use std::error::Error;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -20,6 +23,8 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use socket2::{Domain, SockRef, Socket, Type};
+
+use summary::Summary;
 
 const ROUNDS: usize = 4;
 /// Time in which the round trips are not measured yet.
@@ -250,19 +255,5 @@ fn echo() -> io::Result<SocketAddr> {
 
 /// The median, and the least and the most.
 fn summary(values: impl Iterator<Item = f64>) -> String {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    let shown = |value: f64| match value {
-        large if large >= 100.0 => format!("{large:.0}"),
-        0.0 => "0".to_owned(),
-        small if small < 1.0 => format!("{small:.2}"),
-        middle => format!("{middle:.1}"),
-    };
-    let [least, .., most] = values[..] else { return "-".to_owned() };
-    let half = values.len() / 2;
-    let median = (values[half] + values[(values.len() - 1) / 2]) / 2.0;
-    match least == most {
-        true => shown(median),
-        false => format!("{} ({} to {})", shown(median), shown(least), shown(most)),
-    }
+    Summary::of(values.collect()).map_or("-".to_owned(), |summary| summary.to_string())
 }

@@ -9,7 +9,7 @@
 //! | `server`, `endless`, `distance` | what is behind the candidates, a process of its own |
 //! | `semantics` | what a connection's end becomes on the other side |
 //! | `process` | children that never outlive the bench; CPU, memory and descriptors of them |
-//! | `stats`, `targets`, `report`, `plot` | what is made of the samples |
+//! | `stats`, `summary`, `targets`, `report`, `plot` | what is made of the samples |
 #![forbid(unsafe_code)]
 
 mod axes;
@@ -26,6 +26,7 @@ mod report;
 mod semantics;
 mod server;
 mod stats;
+mod summary;
 mod targets;
 
 use std::error::Error;

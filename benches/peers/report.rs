@@ -6,7 +6,8 @@ use std::time::Duration;
 use crate::axes::Extent;
 use crate::candidates::Candidate;
 use crate::semantics::{SEMANTICS, TRIALS, Verdict};
-use crate::stats::{Row, Sample, Summary, Table, short};
+use crate::stats::{Row, Sample, Table, short};
+use crate::summary::Summary;
 use crate::targets;
 
 /// All that a run has found out.

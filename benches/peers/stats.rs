@@ -1,6 +1,7 @@
 //! Samples, and what is made of them.
 
 use crate::axes::{Axis, Figure};
+use crate::summary::Summary;
 
 /// What one candidate did in one round of an axis.
 #[derive(Debug)]
@@ -29,32 +30,10 @@ pub struct Table {
     pub rows: Vec<Row>,
 }
 
-/// The middle of several values, and how far they spread.
-#[derive(Debug, Clone, Copy)]
-pub struct Summary {
-    pub median: f64,
-    pub min: f64,
-    pub max: f64,
-}
-
-impl Summary {
-    /// What a bound that is nobody's figure is a multiple of.
-    pub const ONE: Self = Self { median: 1.0, min: 1.0, max: 1.0 };
-}
-
 impl Row {
     /// A figure of each sample, summed up.
     pub fn summary(&self, of: impl Fn(&Sample) -> Option<f64>) -> Option<Summary> {
-        let mut values: Vec<f64> = self.samples.iter().filter_map(of).collect();
-        values.sort_by(f64::total_cmp);
-        let (min, max) = (*values.first()?, *values.last()?);
-        let half = values.len() / 2;
-        let median = if values.len() % 2 == 1 {
-            values[half]
-        } else {
-            (values[half - 1] + values[half]) / 2.0
-        };
-        Some(Summary { median, min, max })
+        Summary::of(self.samples.iter().filter_map(of).collect())
     }
 }
 

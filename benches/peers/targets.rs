@@ -1,7 +1,11 @@
 //! What tidegate is meant to reach, and whether it does.
 
 use crate::axes::{Figure, P50, P99, P999};
-use crate::stats::{Summary, Table, short};
+use crate::stats::{Table, short};
+use crate::summary::Summary;
+
+/// What a bound that is nobody's figure is a multiple of.
+const ONE: Summary = Summary { median: 1.0, min: 1.0, max: 1.0 };
 
 /// A bound on a median of tidegate.
 #[derive(Debug)]
@@ -67,7 +71,7 @@ impl Target {
             AtLeast => ("≥", theirs.max_by(|a, b| a.median.total_cmp(&b.median))),
             AtMost => ("≤", theirs.min_by(|a, b| a.median.total_cmp(&b.median))),
         };
-        let base = if self.of.is_empty() { Some(Summary::ONE) } else { theirs };
+        let base = if self.of.is_empty() { Some(ONE) } else { theirs };
         let factor = self.factor;
         let bound = match self.of {
             [] => format!("{sign} {factor}"),
