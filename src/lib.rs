@@ -6,8 +6,10 @@
 //! | --- | --- | --- |
 //! | 0 | [`config`] | flags, environment, file and defaults joined into finished values |
 //! | 0 | [`metrics`], [`log`] | what the process tells of itself |
+//! | 0 | [`show`] | text for people: tables, HTML |
 //! | 0 | [`drain`], [`systemd`] | how it ends, and the service manager |
 //! | 1 | [`net`] | listening (TCP and Unix), dialling, socket options, PROXY headers |
+//! | 2 | [`tls`] | TLS towards servers |
 //! | 2 | [`relay`] | the data plane: bytes between two sockets |
 //! | 3 | [`mysql`] | the wire protocol, without I/O but for its client |
 //! | 4 | [`upstream`] | a gateway's name, its addresses, a way to one of them |
@@ -15,6 +17,7 @@
 //! | 6 | [`proxy`] | one connection's story |
 //! | 7 | [`admin`] | probes, metrics, status, drain over HTTP |
 //! | side | [`control`] | a client of a running bridge's admin endpoint |
+//! | side | [`load`] | a load generator for MySQL-protocol endpoints |
 //! | side | [`demo`] | embedded DNS and MySQL servers, and a tour of the bridge on them |
 //! | roof | [`app`], [`cli`], `main` | composition, command line, exit codes |
 //!
@@ -48,6 +51,7 @@ pub mod config;
 pub mod control;
 pub mod demo;
 pub mod drain;
+pub mod load;
 pub mod log;
 pub mod metrics;
 pub mod mysql;
@@ -55,5 +59,7 @@ pub mod net;
 pub mod pool;
 pub mod proxy;
 pub mod relay;
+pub mod show;
 pub mod systemd;
+pub mod tls;
 pub mod upstream;

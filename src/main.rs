@@ -4,11 +4,13 @@
 use std::convert::Infallible;
 use std::env;
 use std::error::Error;
+use std::ffi::OsStr;
 use std::fs;
 use std::future::pending;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::str::FromStr;
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
@@ -18,8 +20,10 @@ use tidegate::config::{self, Access, Config, ConfigError, Overrides, Raw, Source
 use tidegate::control::{self, ControlError, Goal};
 use tidegate::demo::{self, DemoOptions};
 use tidegate::drain::{Drain, Signals};
+use tidegate::load::{self, Login, Plan, PlanError};
 use tidegate::log::{self, Chain};
 use tidegate::systemd;
+use tidegate::tls;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -47,6 +51,7 @@ fn main() -> ExitCode {
         Command::Drain(drain) => begin_drain(drain, &matches),
         Command::Wait(wait) => wait_for(wait, &matches),
         Command::Status(status) => show_status(status, &matches),
+        Command::Load { scenario } => load_test(scenario),
     };
     match result {
         Ok(()) => OK.into(),
@@ -157,15 +162,17 @@ fn given(matches: &ArgMatches) -> Result<Overrides, ConfigError> {
         }
     }
     // A variable of another command is no misspelt one of this: a pod sets them for all.
-    let elsewhere: Vec<_> = cli
-        .get_subcommands()
-        .flat_map(clap::Command::get_arguments)
-        .filter_map(clap::Arg::get_env)
-        .collect();
+    let elsewhere = variables_of(&cli);
     let set = env::vars_os().filter(|(name, _)| !elsewhere.contains(&name.as_os_str()));
     let set = set.filter_map(|(name, _)| name.into_string().ok());
     config::check_variables(set, &variables)?;
     Ok(given)
+}
+
+/// The environment variables of a command and of those below it.
+fn variables_of(command: &clap::Command) -> Vec<&OsStr> {
+    let own = command.get_arguments().filter_map(clap::Arg::get_env);
+    own.chain(command.get_subcommands().flat_map(variables_of)).collect()
 }
 
 /// Runs the bridge; `reload` reads its configuration again.
@@ -239,6 +246,94 @@ fn show_status(status: &cli::Status, matches: &ArgMatches) -> Result<(), Failure
 fn tell(answer: impl Future<Output = Result<String, ControlError>>) -> Result<(), Failure> {
     let text = control_runtime()?.block_on(answer).map_err(|error| Failure::asking(&error))?;
     say(&text)
+}
+
+fn load_test(scenario: &cli::Scenario) -> Result<(), Failure> {
+    use cli::Scenario::{Bulk, Compare, Connect, Idle, Ping, Query};
+    let (work, flags) = match scenario {
+        Compare { a, b } => return say(&load::compare(a, b).map_err(Failure::running)?),
+        Connect(flags) => (load::Scenario::Connect, flags),
+        Ping(flags) => (load::Scenario::Ping, flags),
+        Query { sql, load } => (load::Scenario::Query(all("--sql", sql)?), load),
+        Bulk { bytes, load } => (load::Scenario::Bulk(flag("--bytes", load::bytes(bytes))?), load),
+        Idle { hold, load } => (load::Scenario::Idle(*hold as usize), load),
+    };
+    let report = control_runtime()?.block_on(load::run(plan(work, flags)?));
+    let report = report.map_err(|error| Failure::with_hint(&error, error.hint(), FAILED))?;
+    say(&report.to_string())?;
+    let written = |file: &Path, result: io::Result<()>| {
+        let failed = |error| format!("cannot write {}: {error}", file.display());
+        result.map_err(|error| Failure { code: FAILED, message: failed(error) })
+    };
+    flags.json.iter().try_for_each(|file| written(file, report.write_json(file)))?;
+    flags.html.iter().try_for_each(|file| written(file, report.write_html(file)))?;
+    match report.is_good() {
+        true => Ok(()),
+        false => Err(Failure { code: FAILED, message: "a bound was broken".into() }),
+    }
+}
+
+/// The plan that the flags describe.
+fn plan(scenario: load::Scenario, flags: &cli::Load) -> Result<Plan, Failure> {
+    let target: load::Target = flag("--target", flags.target.parse())?;
+    let mode = match flags.tls.as_str() {
+        "required" => Some(tls::client::Mode::Required),
+        "verify-ca" => Some(tls::client::Mode::VerifyCa),
+        "verify-identity" => Some(tls::client::Mode::VerifyIdentity),
+        _ => None,
+    };
+    let connector = mode.map(|mode| tls::client::connector(mode, flags.tls_ca.as_deref()));
+    let connector = connector.transpose().map_err(Failure::running)?;
+    let password = flags.password_file.as_deref().map(read).transpose()?;
+    let too_little = |what: &str| Failure {
+        code: USAGE,
+        message: format!("--{what}: expected more than nothing"),
+    };
+    if flags.rate.is_some_and(|rate| !(rate > 0.0 && rate <= 1e6)) {
+        return Err(Failure {
+            code: USAGE,
+            message: "--rate: expected a number above 0, and 1000000 at the most".into(),
+        });
+    }
+    if flags.duration.is_zero() {
+        return Err(too_little("duration"));
+    }
+    if flags.timeout.is_zero() {
+        return Err(too_little("timeout"));
+    }
+    let connections = flags.connections as usize;
+    let threads = flags.threads.map_or_else(config::default_threads, |threads| threads as usize);
+    Ok(Plan {
+        login: Login {
+            user: flags.user.clone(),
+            password: password.map_or_else(String::new, |file| {
+                file.text.trim_end_matches(['\r', '\n']).to_owned()
+            }),
+            database: flags.database.clone(),
+            tls: connector,
+            name: target.host.clone(),
+        },
+        target,
+        scenario,
+        connections,
+        rate: flags.rate,
+        threads: threads.min(connections),
+        ramp: flags.ramp,
+        warmup: flags.warmup,
+        duration: flags.duration,
+        timeout: flags.timeout,
+        slos: all("--slo", &flags.slo)?,
+        max_error_rate: flag("--max-error-rate", load::share(&flags.max_error_rate))?,
+    })
+}
+
+/// A flag's value, or whose it is that is wrong.
+fn flag<T>(name: &str, value: Result<T, PlanError>) -> Result<T, Failure> {
+    value.map_err(|error| Failure { code: USAGE, message: format!("{name} {error}") })
+}
+
+fn all<T: FromStr<Err = PlanError>>(name: &str, values: &[String]) -> Result<Vec<T>, Failure> {
+    values.iter().map(|value| flag(name, value.parse())).collect()
 }
 
 fn say(text: &str) -> Result<(), Failure> {

@@ -21,6 +21,7 @@ const TABLE: &[Room] = &[
     Room { name: "metrics", may_import: &[] },
     Room { name: "drain", may_import: &[] },
     Room { name: "systemd", may_import: &[] },
+    Room { name: "show", may_import: &[] },
     // Every room receives its own section of the configuration; this one's type lives there.
     Room { name: "log", may_import: &["config"] },
     Room { name: "cli", may_import: &[] },
@@ -45,7 +46,7 @@ const TABLE: &[Room] = &[
 ];
 
 /// Open to every room above it.
-const FLOOR_0: &[&str] = &["config", "metrics", "drain", "log"];
+const FLOOR_0: &[&str] = &["config", "metrics", "drain", "log", "show"];
 const FLOORS_1_TO_4: &[&str] = &["net", "tls", "relay", "mysql", "upstream"];
 const BELOW_THE_ROOF: &[&str] =
     &["cli", "systemd", "net", "tls", "relay", "mysql", "upstream", "pool", "proxy", "admin"];

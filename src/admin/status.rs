@@ -1,6 +1,6 @@
 //! The state at one moment, as JSON for programs and as a page for people.
 
-use std::fmt::{Display, Write};
+use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::View;
 use crate::drain::Drain;
 use crate::log::Bytes;
+use crate::show::html::{Escaped, STYLE};
 use crate::{proxy, upstream};
 
 /// Everything that `/status.json` and `/status` show.
@@ -40,7 +41,7 @@ impl Status {
 
     /// One self-contained page; it works without scripts and refreshes itself.
     pub fn to_html(&self) -> String {
-        let mut page = String::from(HEAD);
+        let mut page = [HEAD, STYLE, OWN_STYLE].concat();
         let phase = self.phase;
         push(
             &mut page,
@@ -126,44 +127,11 @@ impl Status {
 
 const HEAD: &str = "<!doctype html><html lang=en><meta charset=utf-8>\
 <meta name=viewport content='width=device-width'><meta http-equiv=refresh content=5>\
-<title>tidegate</title><style>\
-:root{color-scheme:light dark;--line:#8884;--soft:#8882}\
-body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}\
-h1{font-size:1.4rem;margin:0}h2{font-size:1.05rem;margin:1.6rem 0 .4rem}\
-div{overflow-x:auto}table{border-collapse:collapse;width:100%}\
-th,td{text-align:left;padding:.35rem .7rem;border-bottom:1px solid var(--line);\
-font-variant-numeric:tabular-nums}th{background:var(--soft);font-weight:600;white-space:nowrap}\
-.n{text-align:right}.bad,.ejected,.draining b,.closing b{color:#d33}.serving b{color:#2a7}\
+<title>tidegate</title><style>";
+
+const OWN_STYLE: &str = ".ejected,.draining b,.closing b{color:#d33}.serving b{color:#2a7}\
 a{margin-right:1rem}</style><h1>tidegate</h1>";
 
 fn push(page: &mut String, text: std::fmt::Arguments<'_>) {
     page.write_fmt(text).expect("writing to a String does not fail");
-}
-
-/// Text from outside (names come from the configuration, causes from DNS) inside HTML.
-struct Escaped<T>(T);
-
-impl<T: AsRef<str>> Display for Escaped<T> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for c in self.0.as_ref().chars() {
-            match c {
-                '<' => f.write_str("&lt;")?,
-                '&' => f.write_str("&amp;")?,
-                '"' => f.write_str("&quot;")?,
-                '\'' => f.write_str("&#39;")?,
-                c => f.write_char(c)?,
-            }
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn text_from_outside_stays_text() {
-        assert_eq!(Escaped("<b>&'\"").to_string(), "&lt;b>&amp;&#39;&quot;");
-    }
 }

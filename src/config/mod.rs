@@ -30,6 +30,7 @@ pub use access::{Access, TokenError, read_token};
 pub use classes::{Class, changes, keep_until_restart};
 pub use error::ConfigError;
 pub use file::{Overrides, Raw, Source, check_variables};
+pub use parsers::default_threads;
 pub use unix::{Mode, Owner, UnixSocket};
 pub use value::{Bind, Gateway, is_public};
 

@@ -68,7 +68,8 @@ pub(super) fn boolean(text: &str) -> Result<bool, String> {
     text.parse().map_err(|_| "expected true or false".into())
 }
 
-pub(super) fn default_threads() -> usize {
+/// Half the cores, but one at the least.
+pub fn default_threads() -> usize {
     (available_parallelism().map_or(1, |cores| cores.get()) / 2).max(1)
 }
 

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::error::ControlError;
-use super::table::harmless;
+use crate::show::table::harmless;
 
 /// Time for a connection to be made.
 const CONNECT: Duration = Duration::from_secs(3);

@@ -6,7 +6,6 @@
 mod client;
 mod error;
 mod status;
-mod table;
 
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};

@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 
-use super::table::{Align, Table, paragraph};
 use crate::log::Bytes;
+use crate::show::table::{Align, Table, paragraph};
 
 /// A bridge at one moment.
 #[derive(Debug, Deserialize)]

@@ -474,7 +474,7 @@ const BIND_NULL_AND_RUN: &str = r#"mount --bind "$1" /dev/null || exit; shift; e
 /// sd_listen_fds(3).
 const PASS_AND_RUN: &str = r#"export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@" 3<&0 </dev/null"#;
 
-const TIDEGATE: &str = env!("CARGO_BIN_EXE_tidegate");
+pub const TIDEGATE: &str = env!("CARGO_BIN_EXE_tidegate");
 
 /// The binary where every user can reach it: the way to the build folder may be closed to others.
 fn copy_for_all() -> TempDir {

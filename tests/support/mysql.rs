@@ -1,10 +1,18 @@
 //! The packets with which a MySQL session begins.
 
-use std::net::TcpStream;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 
 use tidegate::mysql::packet::{HEADER_LEN, frame, payload_length};
 
-use super::tcp::read_exactly;
+use super::tcp::{listener, read_exactly, serve};
+
+/// Payload of an OK without rows, in autocommit.
+pub const OK: &[u8] = &[0, 0, 0, 2, 0, 0, 0];
+const COM_QUIT: u8 = 1;
+/// In the second byte of a greeting's capabilities.
+const SSL: u8 = 0x08;
 
 /// The greeting of a MySQL 8.0 whose connection id is 1; it is the four bytes from 12 on.
 pub fn greeting() -> Vec<u8> {
@@ -24,4 +32,31 @@ pub fn login() -> Vec<u8> {
     let payload =
         [b"\x00\x82\x08\0\0\0\0\x01\x2d".as_slice(), &[0; 23], b"u\0\0mysql_native_password\0"];
     frame(1, &payload.concat())
+}
+
+/// A server that offers no TLS, lets everybody in, and answers a command with one packet.
+pub fn server(answer: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) -> SocketAddr {
+    let answer = Arc::new(answer);
+    serve(&listener(), move |stream| drop(converse(&stream, &*answer)))
+}
+
+fn converse(mut stream: &TcpStream, answer: &dyn Fn(&[u8]) -> Vec<u8>) -> io::Result<()> {
+    let mut greeting = greeting();
+    greeting[26] &= !SSL;
+    stream.write_all(&greeting)?;
+    let mut reader = stream;
+    let mut packet = || {
+        let mut header = [0; HEADER_LEN];
+        reader.read_exact(&mut header)?;
+        let mut payload = vec![0; payload_length(&header)];
+        reader.read_exact(&mut payload).map(|()| payload)
+    };
+    packet()?;
+    stream.write_all(&frame(2, OK))?;
+    loop {
+        match &packet()?[..] {
+            [COM_QUIT] => return Ok(()),
+            command => stream.write_all(&frame(1, &answer(command)))?,
+        }
+    }
 }

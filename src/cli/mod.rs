@@ -1,15 +1,20 @@
 //! The command line: types and help texts, no behaviour.
 
+mod load;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+pub use load::{Load, Scenario};
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0   ended as asked: drained, checked, shown, reached
   1   failed while running: a port is taken, a second signal, a step of the demo, a bridge that
-      does not answer, refuses, or is not what it was waited for in time
+      does not answer, refuses, or is not what it was waited for in time; a load test that
+      cannot begin, or that broke a bound
   2   wrong usage: an unknown flag, a flag's bad value
   78  bad configuration: the file or an environment variable (EX_CONFIG)";
 
@@ -53,6 +58,13 @@ pub enum Command {
     /// Shows a running bridge's listeners, upstreams and endpoints.
     #[command(after_help = EXIT_CODES)]
     Status(Status),
+    /// Load-tests a MySQL-protocol endpoint, through a bridge or not.
+    #[command(after_help = EXIT_CODES)]
+    Load {
+        /// What is done again and again.
+        #[command(subcommand)]
+        scenario: Scenario,
+    },
 }
 
 /// Flags of `run` and `check`. Each argument's id is its key's name, so what was given can be

@@ -1,0 +1,218 @@
+//! Packets over a stream. Reading does not allocate, and rows are skipped where they are.
+
+use std::io;
+
+use mysql_common::constants::{CapabilityFlags, StatusFlags};
+use mysql_common::io::ParseBuf;
+use mysql_common::packets::{ErrPacket, OkPacketDeserializer, OkPacketKind};
+use mysql_common::proto::MySerialize;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
+
+use super::error::{Problem, Refusal};
+use crate::mysql::packet::{HEADER_LEN, payload_length};
+use crate::tls::client::server_name;
+
+/// A payload of this length is continued by the next packet.
+const FULL: usize = 0xff_ffff;
+/// Longest packet that is kept to be looked at: greetings, OK, ERR. Rows are not.
+const LONGEST: usize = 64 * 1024;
+/// What one read of the socket may bring.
+const READ_AHEAD: usize = 16 * 1024;
+/// What one read of a long row may bring.
+const READ_LONG: usize = 256 * 1024;
+
+type Wire = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+
+/// A connection, and where its packets are.
+#[derive(Debug)]
+pub(super) struct Channel {
+    wire: BufReader<Wire>,
+    /// The sequence id of the next packet that is sent.
+    sequence: u8,
+    out: Vec<u8>,
+    kept: Vec<u8>,
+    /// What both sides can do: how packets read.
+    pub capabilities: CapabilityFlags,
+}
+
+/// A packet whose payload is still to be read or skipped.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Next {
+    length: usize,
+    /// The first byte tells what it is.
+    pub first: u8,
+}
+
+impl Next {
+    /// Whether it ends columns or rows: neither a row nor a length can begin like this.
+    pub fn is_end(self) -> bool {
+        self.first == 0xfe && self.length < FULL
+    }
+}
+
+impl Channel {
+    pub fn new(stream: TcpStream) -> Self {
+        Self::over(Either::Left(stream), 0)
+    }
+
+    fn over(wire: Wire, sequence: u8) -> Self {
+        Self {
+            wire: BufReader::with_capacity(READ_AHEAD, wire),
+            sequence,
+            out: Vec::new(),
+            kept: Vec::new(),
+            // Until it is agreed.
+            capabilities: CapabilityFlags::CLIENT_PROTOCOL_41,
+        }
+    }
+
+    /// The same connection under TLS.
+    pub async fn secure(self, connector: &TlsConnector, name: &str) -> Result<Self, Problem> {
+        let name = server_name(name).map_err(Problem::Tls)?;
+        let Either::Left(plain) = self.wire.into_inner() else {
+            return Err(Problem::Malformed("TLS inside TLS"));
+        };
+        let secure = connector.connect(name, plain).await.map_err(Problem::Tls)?;
+        Ok(Self {
+            capabilities: self.capabilities,
+            ..Self::over(Either::Right(Box::new(secure)), self.sequence)
+        })
+    }
+
+    pub fn is_secure(&self) -> bool {
+        matches!(self.wire.get_ref(), Either::Right(_))
+    }
+
+    /// Begins a command.
+    pub async fn command(&mut self, command: u8, argument: &[u8]) -> Result<(), Problem> {
+        self.sequence = 0;
+        self.write(|out| {
+            out.push(command);
+            out.extend_from_slice(argument);
+        })
+        .await
+    }
+
+    pub async fn send(&mut self, packet: &impl MySerialize) -> Result<(), Problem> {
+        self.write(|out| packet.serialize(out)).await
+    }
+
+    /// Sends a payload, split where it is too long for one packet.
+    async fn write(&mut self, payload: impl FnOnce(&mut Vec<u8>)) -> Result<(), Problem> {
+        self.out.clear();
+        self.out.extend_from_slice(&[0; HEADER_LEN]);
+        payload(&mut self.out);
+        let mut sent = 0;
+        loop {
+            // The header stands in the bytes before, which have been sent or are still unused.
+            let length = (self.out.len() - sent - HEADER_LEN).min(FULL);
+            let packet = &mut self.out[sent..sent + HEADER_LEN + length];
+            packet[..3].copy_from_slice(&(length as u32).to_le_bytes()[..3]);
+            packet[3] = self.sequence;
+            self.sequence = self.sequence.wrapping_add(1);
+            self.wire.get_mut().write_all(packet).await?;
+            sent += length;
+            if length < FULL {
+                break;
+            }
+        }
+        self.wire.get_mut().flush().await?;
+        Ok(())
+    }
+
+    /// The next packet's head.
+    pub async fn next(&mut self) -> Result<Next, Problem> {
+        let mut header = [0; HEADER_LEN];
+        self.wire.read_exact(&mut header).await?;
+        self.sequence = header[3].wrapping_add(1);
+        let length = payload_length(&header);
+        if length == 0 {
+            return Err(Problem::Malformed("an empty packet"));
+        }
+        let first = *self.wire.fill_buf().await?.first().ok_or(Problem::Closed)?;
+        Ok(Next { length, first })
+    }
+
+    /// Reads the payload; it is there until the next is read.
+    pub async fn keep(&mut self, next: Next) -> Result<&[u8], Problem> {
+        if next.length > LONGEST {
+            return Err(Problem::Malformed("a packet of a greeting or an answer is too long"));
+        }
+        self.kept.resize(next.length, 0);
+        self.wire.read_exact(&mut self.kept).await?;
+        Ok(&self.kept)
+    }
+
+    /// Skips the payload, and the packets that continue it; returns their length.
+    pub async fn skip(&mut self, next: Next) -> Result<u64, Problem> {
+        let mut length = next.length;
+        let mut whole = 0;
+        loop {
+            whole += length as u64;
+            let mut left = length;
+            while left > 0 {
+                let there = match self.wire.buffer().is_empty() && left > READ_AHEAD {
+                    true => {
+                        self.kept.resize(left.min(READ_LONG), 0);
+                        self.wire.read(&mut self.kept).await?
+                    }
+                    false => {
+                        let there = self.wire.fill_buf().await?.len().min(left);
+                        self.wire.consume(there);
+                        there
+                    }
+                };
+                if there == 0 {
+                    return Err(Problem::Closed);
+                }
+                left -= there;
+            }
+            if length < FULL {
+                return Ok(whole);
+            }
+            let mut header = [0; HEADER_LEN];
+            self.wire.read_exact(&mut header).await?;
+            self.sequence = header[3].wrapping_add(1);
+            length = payload_length(&header);
+        }
+    }
+
+    /// Reads a packet that is OK or ERR.
+    pub async fn ok<K: OkPacketKind>(&mut self, next: Next) -> Result<StatusFlags, Problem> {
+        let capabilities = self.capabilities;
+        let payload = self.keep(next).await?;
+        if next.first == 0xff {
+            return Err(refusal(payload, capabilities));
+        }
+        let ok = ParseBuf(payload).parse::<OkPacketDeserializer<'_, K>>(capabilities);
+        let ok = ok.map_err(|_| Problem::Malformed("an OK packet cannot be read"))?;
+        Ok(ok.into_inner().status_flags())
+    }
+
+    /// Waits until the server has closed, or says something.
+    pub async fn ended(&mut self) -> io::Result<()> {
+        self.wire.fill_buf().await.map(drop)
+    }
+}
+
+/// An ERR packet as an error.
+pub(super) fn refusal(payload: &[u8], capabilities: CapabilityFlags) -> Problem {
+    // In the place of a greeting it has no SQLSTATE, whatever is agreed later.
+    let has_state = payload.get(3) == Some(&b'#');
+    let capabilities = match has_state {
+        true => capabilities,
+        false => capabilities - CapabilityFlags::CLIENT_PROTOCOL_41,
+    };
+    match ParseBuf(payload).parse::<ErrPacket<'_>>(capabilities) {
+        Ok(ErrPacket::Error(error)) => Problem::Refused(Refusal {
+            code: error.error_code(),
+            state: error.sql_state_ref().filter(|_| has_state).map(|state| state.as_str().into()),
+            message: error.message_str().into_owned(),
+        }),
+        _ => Problem::Malformed("an ERR packet cannot be read"),
+    }
+}

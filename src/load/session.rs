@@ -1,0 +1,203 @@
+//! One connection of a load test: opened step by step with the time of each, then asked.
+//!
+//! Packets and passwords are those of the drivers `mysql` and `mysql_async`: their crate
+//! mysql_common reads and writes them. The drivers themselves open a connection in one call, which
+//! does not tell its steps apart.
+
+use std::mem;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use mysql_common::constants::{CapabilityFlags, StatusFlags};
+use mysql_common::packets::{CommonOkPacket, OldEofPacket, ResultSetTerminator};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::channel::{Channel, Next};
+use super::error::{Problem, SessionError, Step};
+use super::handshake::{ask_for_tls, authenticate, greeting};
+use super::plan::Login;
+use crate::config::Tcp;
+use crate::net::connect::connect;
+
+/// How long a server may take to close after a COM_QUIT.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// The options of a driver's socket.
+const OPTIONS: Tcp = Tcp {
+    keepalive_idle: Duration::from_secs(45),
+    keepalive_interval: Duration::from_secs(5),
+    keepalive_count: 4,
+    user_timeout: Duration::ZERO,
+    congestion_control: None,
+};
+
+const COM_QUIT: u8 = 0x01;
+const COM_QUERY: u8 = 0x03;
+const COM_PING: u8 = 0x0e;
+
+/// How long each of [`Step::OPENING`] took; a step that was not needed has none.
+pub(super) type Times = [Option<Duration>; Step::OPENING.len()];
+
+/// A connection that is logged in.
+#[derive(Debug)]
+pub(super) struct Session {
+    channel: Channel,
+    patience: Duration,
+}
+
+impl Session {
+    /// Connects to the first of the addresses that answers, and logs in. Each step may take as long
+    /// as `patience`.
+    pub async fn open(
+        login: &Login,
+        addresses: &[SocketAddr],
+        patience: Duration,
+    ) -> Result<(Self, Times), SessionError> {
+        let mut laps = Laps { began: Instant::now(), times: Times::default(), patience };
+        let dialled = dial(addresses, patience);
+        let mut channel = Channel::new(laps.run(Step::Tcp, dialled).await?);
+        let greeted = greeting(&mut channel, login);
+        let greeting = laps.run(Step::Greeting, greeted).await?;
+        if let Some(connector) = &login.tls {
+            let secured = async {
+                ask_for_tls(&mut channel, &greeting).await?;
+                channel.secure(connector, &login.name).await
+            };
+            channel = laps.run(Step::Tls, secured).await?;
+        }
+        let authenticated = authenticate(&mut channel, greeting, login);
+        laps.run(Step::Authentication, authenticated).await?;
+        Ok((Self { channel, patience }, laps.times))
+    }
+
+    /// COM_PING.
+    pub async fn ping(&mut self) -> Result<(), SessionError> {
+        let channel = &mut self.channel;
+        within(self.patience, Step::Answer, async {
+            channel.command(COM_PING, &[]).await?;
+            let next = channel.next().await?;
+            channel.ok::<CommonOkPacket>(next).await.map(drop)
+        })
+        .await
+    }
+
+    /// COM_QUERY; reads all results, and returns how many bytes their rows had.
+    pub async fn query(&mut self, sql: &str) -> Result<u64, SessionError> {
+        let channel = &mut self.channel;
+        within(self.patience, Step::Answer, async {
+            channel.command(COM_QUERY, sql.as_bytes()).await?;
+            let mut bytes = 0;
+            while result(channel, &mut bytes).await? {}
+            Ok(bytes)
+        })
+        .await
+    }
+
+    /// A query whose rows are of so many bytes at the least.
+    pub async fn bulk(&mut self, sql: &str, wanted: u64) -> Result<u64, SessionError> {
+        match self.query(sql).await? {
+            got if got < wanted => {
+                Err(SessionError::new(Step::Answer, Problem::Short { got, wanted }))
+            }
+            got => Ok(got),
+        }
+    }
+
+    /// COM_QUIT, and waits for the server to close: it keeps the port in TIME_WAIT then, not we.
+    pub async fn quit(mut self) {
+        let farewell = async {
+            // A connection that fails now has done what it was for.
+            if self.channel.command(COM_QUIT, &[]).await.is_ok() {
+                let _ = self.channel.ended().await;
+            }
+        };
+        let _ = timeout(FAREWELL, farewell).await;
+    }
+}
+
+/// Steps one after the other, each under the same deadline.
+struct Laps {
+    began: Instant,
+    times: Times,
+    patience: Duration,
+}
+
+impl Laps {
+    async fn run<T>(
+        &mut self,
+        step: Step,
+        act: impl Future<Output = Result<T, Problem>>,
+    ) -> Result<T, SessionError> {
+        let result = within(self.patience, step, act).await?;
+        let now = Instant::now();
+        self.times[step as usize] = Some(now - mem::replace(&mut self.began, now));
+        Ok(result)
+    }
+}
+
+async fn within<T>(
+    patience: Duration,
+    step: Step,
+    act: impl Future<Output = Result<T, Problem>>,
+) -> Result<T, SessionError> {
+    let result = timeout(patience, act).await.unwrap_or(Err(Problem::Timeout(patience)));
+    result.map_err(|problem| SessionError::new(step, problem))
+}
+
+/// One after the other, so that one that is silent leaves time for the next.
+async fn dial(addresses: &[SocketAddr], patience: Duration) -> Result<TcpStream, Problem> {
+    let share = patience / addresses.len().max(1) as u32;
+    let mut last = Problem::Malformed("the name has no address");
+    for address in addresses {
+        match connect(*address, &OPTIONS, share).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = Problem::Connect(*address, error),
+        }
+    }
+    Err(last)
+}
+
+/// Reads one result, and whether there is another.
+async fn result(channel: &mut Channel, bytes: &mut u64) -> Result<bool, Problem> {
+    let next = channel.next().await?;
+    let status = match next.first {
+        0x00 | 0xff => channel.ok::<CommonOkPacket>(next).await?,
+        0xfb => return Err(Problem::Malformed("LOAD DATA LOCAL is not for a load test")),
+        _ => {
+            let columns = length(channel.keep(next).await?)?;
+            for _ in 0..columns {
+                let column = channel.next().await?;
+                channel.skip(column).await?;
+            }
+            let has_eof = !channel.capabilities.contains(CapabilityFlags::CLIENT_DEPRECATE_EOF);
+            if has_eof {
+                let end = channel.next().await?;
+                channel.ok::<OldEofPacket>(end).await?;
+            }
+            loop {
+                let row = channel.next().await?;
+                if row.first == 0xff || row.is_end() {
+                    break end(channel, row, has_eof).await?;
+                }
+                *bytes += channel.skip(row).await?;
+            }
+        }
+    };
+    Ok(status.contains(StatusFlags::SERVER_MORE_RESULTS_EXISTS))
+}
+
+async fn end(channel: &mut Channel, next: Next, has_eof: bool) -> Result<StatusFlags, Problem> {
+    match has_eof {
+        true => channel.ok::<OldEofPacket>(next).await,
+        false => channel.ok::<ResultSetTerminator>(next).await,
+    }
+}
+
+/// A length-encoded number.
+fn length(payload: &[u8]) -> Result<u64, Problem> {
+    use mysql_common::io::ParseBuf;
+    use mysql_common::misc::raw::RawInt;
+    use mysql_common::misc::raw::int::LenEnc;
+    let number = ParseBuf(payload).parse::<RawInt<LenEnc>>(());
+    Ok(number.map_err(|_| Problem::Malformed("no number of columns"))?.0)
+}

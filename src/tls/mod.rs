@@ -1,0 +1,3 @@
+//! TLS towards servers.
+
+pub mod client;
