@@ -11,6 +11,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
@@ -33,6 +34,8 @@ const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 /// `EX_CONFIG` of sysexits.h.
 const BAD_CONFIG: u8 = 78;
+/// A longer test is a typing error.
+const LONGEST_TEST: Duration = Duration::from_secs(7 * 24 * 3600);
 
 fn main() -> ExitCode {
     let matches = Cli::command().get_matches();
@@ -258,19 +261,25 @@ fn load_test(scenario: &cli::Scenario) -> Result<(), Failure> {
         Bulk { bytes, load } => (load::Scenario::Bulk(flag("--bytes", load::bytes(bytes))?), load),
         Idle { hold, load } => (load::Scenario::Idle(*hold as usize), load),
     };
-    let report = control_runtime()?.block_on(load::run(plan(work, flags)?));
+    let plan = plan(work, flags)?;
+    // What cannot be written is said now, not after the test.
+    let [json, html] = [("--json", &flags.json), ("--html", &flags.html)]
+        .map(|(name, path)| path.as_deref().map(|path| create(name, path)).transpose());
+    let (json, html) = (json?, html?);
+    let report = control_runtime()?.block_on(load::run(plan));
     let report = report.map_err(|error| Failure::with_hint(&error, error.hint(), FAILED))?;
+    json.map_or(Ok(()), |file| report.write_json(file)).map_err(Failure::running)?;
+    html.map_or(Ok(()), |file| report.write_html(file)).map_err(Failure::running)?;
     say(&report.to_string())?;
-    let written = |file: &Path, result: io::Result<()>| {
-        let failed = |error| format!("cannot write {}: {error}", file.display());
-        result.map_err(|error| Failure { code: FAILED, message: failed(error) })
-    };
-    flags.json.iter().try_for_each(|file| written(file, report.write_json(file)))?;
-    flags.html.iter().try_for_each(|file| written(file, report.write_html(file)))?;
     match report.is_good() {
         true => Ok(()),
         false => Err(Failure { code: FAILED, message: "a bound was broken".into() }),
     }
+}
+
+fn create(flag: &str, path: &Path) -> Result<fs::File, Failure> {
+    let cannot = |error| usage(&format!("{flag}: cannot write {}: {error}", path.display()));
+    fs::File::create(path).map_err(cannot)
 }
 
 /// The plan that the flags describe.
@@ -282,33 +291,38 @@ fn plan(scenario: load::Scenario, flags: &cli::Load) -> Result<Plan, Failure> {
         "verify-identity" => Some(tls::client::Mode::VerifyIdentity),
         _ => None,
     };
+    if flags.tls_ca.is_some() && matches!(mode, None | Some(tls::client::Mode::Required)) {
+        return Err(usage("--tls-ca: of no use without --tls verify-ca or verify-identity"));
+    }
     let connector = mode.map(|mode| tls::client::connector(mode, flags.tls_ca.as_deref()));
     let connector = connector.transpose().map_err(Failure::running)?;
-    let password = flags.password_file.as_deref().map(read).transpose()?;
-    let too_little = |what: &str| Failure {
-        code: USAGE,
-        message: format!("--{what}: expected more than nothing"),
+    if flags.rate.is_some_and(|rate| !(0.001..=1e6).contains(&rate)) {
+        return Err(usage("--rate: expected a number from 0.001 to 1000000"));
+    }
+    if flags.rate.is_some() && matches!(scenario, load::Scenario::Idle(_)) {
+        return Err(usage("--rate: of no use for idle, which opens and holds"));
+    }
+    for (name, time, least) in [
+        ("--ramp", flags.ramp, Duration::ZERO),
+        ("--warmup", flags.warmup, Duration::ZERO),
+        ("--duration", flags.duration, Duration::from_millis(1)),
+        ("--timeout", flags.timeout, Duration::from_millis(1)),
+    ] {
+        if !(least..=LONGEST_TEST).contains(&time) {
+            let least = humantime::format_duration(least);
+            return Err(usage(&format!("{name}: expected a duration from {least} to a week")));
+        }
+    }
+    let most = match scenario {
+        load::Scenario::Idle(hold) => hold,
+        _ => usize::MAX,
     };
-    if flags.rate.is_some_and(|rate| !(rate > 0.0 && rate <= 1e6)) {
-        return Err(Failure {
-            code: USAGE,
-            message: "--rate: expected a number above 0, and 1000000 at the most".into(),
-        });
-    }
-    if flags.duration.is_zero() {
-        return Err(too_little("duration"));
-    }
-    if flags.timeout.is_zero() {
-        return Err(too_little("timeout"));
-    }
-    let connections = flags.connections as usize;
+    let connections = (flags.connections as usize).min(most);
     let threads = flags.threads.map_or_else(config::default_threads, |threads| threads as usize);
     Ok(Plan {
         login: Login {
             user: flags.user.clone(),
-            password: password.map_or_else(String::new, |file| {
-                file.text.trim_end_matches(['\r', '\n']).to_owned()
-            }),
+            password: password(flags.password_file.as_deref())?,
             database: flags.database.clone(),
             tls: connector,
             name: target.host.clone(),
@@ -325,6 +339,21 @@ fn plan(scenario: load::Scenario, flags: &cli::Load) -> Result<Plan, Failure> {
         slos: all("--slo", &flags.slo)?,
         max_error_rate: flag("--max-error-rate", load::share(&flags.max_error_rate))?,
     })
+}
+
+/// An empty variable is how a deployment says "not set".
+fn password(file: Option<&Path>) -> Result<String, Failure> {
+    let Some(file) = file.filter(|file| !file.as_os_str().is_empty()) else {
+        return Ok(String::new());
+    };
+    let text = fs::read_to_string(file);
+    let text =
+        text.map_err(|error| usage(&format!("--password-file: {}: {error}", file.display())))?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+fn usage(message: &str) -> Failure {
+    Failure { code: USAGE, message: message.to_owned() }
 }
 
 /// A flag's value, or whose it is that is wrong.

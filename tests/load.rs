@@ -34,7 +34,7 @@ fn every_scenario_measures_a_mariadb() {
         &["connect"],
         &["ping"],
         &["query", "--sql", "3@SELECT 1", "--sql", "SELECT 2; SELECT 3"],
-        &["bulk", "--bytes", "20MiB"],
+        &["bulk", "--bytes", "10MiB"],
         &["idle", "--hold", "20"],
     ];
     for scenario in scenarios {
@@ -52,7 +52,7 @@ fn every_scenario_measures_a_mariadb() {
         let rising =
             ["p50_us", "p90_us", "p99_us", "p999_us", "max_us"].map(|p| number(latency, p));
         assert!(rising[0] > 0.0 && rising.is_sorted(), "{latency}");
-        if scenario[0] != "idle" {
+        if !["idle", "bulk"].contains(&scenario[0]) {
             // What was under way at the end has its latency, and is no part of the rate.
             let in_time = number(&report, "throughput") * number(&report, "seconds");
             assert!((done - 4.5..done + 0.5).contains(&in_time), "{report}");
@@ -62,7 +62,7 @@ fn every_scenario_measures_a_mariadb() {
                 let [often, rarely] = [0, 1].map(|n| number(&report["statements"][n], "done"));
                 assert!((often / rarely - 3.0).abs() < 1.0, "{often} and {rarely}");
             }
-            "bulk" => assert!(number(&report, "bytes_per_second") > 20e6 * done / 2.0, "{report}"),
+            "bulk" => assert!(number(&report, "bytes_per_second") >= 2e6, "{report}"),
             "idle" => assert_eq!(done, 20.0),
             _ => {}
         }
@@ -153,7 +153,7 @@ fn what_cannot_work_is_said_once_and_before_the_load() {
             Load { target: "nowhere.tidegate.test:4000".into(), ..Load::of(&db) },
             &[],
             "",
-            "cannot resolve nowhere.tidegate.test",
+            "nowhere.tidegate.test",
             "is the name right",
         ),
     ];
@@ -178,8 +178,13 @@ fn wrong_usage_names_the_flag() {
     for (flags, expected) in [
         (&["ping", "--target", "nowhere"][..], "--target \"nowhere\": expected HOST:PORT"),
         (&["ping", "--target", "a:1", "--slo", "p99"], "--slo \"p99\": expected a bound"),
-        (&["ping", "--target", "a:1", "--rate", "0"], "--rate: expected a number above 0"),
-        (&["ping", "--target", "a:1", "--duration", "0s"], "--duration: expected more"),
+        (&["ping", "--target", "a:1", "--rate", "0"], "--rate: expected a number from 0.001"),
+        (&["idle", "--hold", "1", "--target", "a:1", "--rate", "1"], "--rate: of no use for idle"),
+        (&["ping", "--target", "a:1", "--duration", "0s"], "--duration: expected a duration from"),
+        (&["ping", "--target", "a:1", "--ramp", "99999years"], "--ramp: expected a duration from"),
+        (&["ping", "--target", "a:1", "--tls-ca", "x"], "--tls-ca: of no use without"),
+        (&["ping", "--target", "a:1", "--password-file", "/no"], "--password-file: /no: No such"),
+        (&["ping", "--target", "a:1", "--json", "/no/x"], "--json: cannot write /no/x"),
         (&["ping", "--target", "a:1", "--max-error-rate", "2"], "--max-error-rate \"2\""),
         (&["bulk", "--target", "a:1", "--bytes", "1MB"], "--bytes \"1MB\": expected a size"),
         (&["query", "--target", "a:1", "--sql", ""], "--sql \"\": expected a statement"),
@@ -214,7 +219,7 @@ fn with_a_rate_a_stall_is_everybodys_who_was_due() {
     // Of a hundred that were due in a second, those of 300 ms were late, and longer than the last.
     assert!(p90(&open) > 100e3, "{open}");
     let all = number(&open, "done") + number(&open, "not_begun");
-    assert!((250.0..=300.0).contains(&all), "{open}");
+    assert!((299.0..=300.0).contains(&all), "{open}");
 }
 
 #[test]
@@ -228,19 +233,20 @@ fn bounds_decide_the_exit_code() {
     assert!(said.contains("p99<10s: ") && said.contains(", kept"), "{said}");
     assert!(said.contains("mean<1ns: ") && said.contains(", BROKEN"), "{said}");
 
-    // The first answer is the one before the load, the third connection's fails.
-    let turn = AtomicUsize::new(0);
-    let failing = server(move |_| match turn.fetch_add(1, Ordering::Relaxed) % 10 {
-        9 => err(1, ErrorCode::Draining, "tomorrow")[HEADER_LEN..].to_vec(),
-        _ => OK.to_vec(),
-    });
-    let load = Load::at(failing);
-    let exit = |flags: &[&str]| load.run(&["ping"], flags).status.code();
-    assert_eq!(exit(&["--max-error-rate", "20%"]), Some(0));
-    let output = load.run(&["ping"], &["--max-error-rate", "5%"]);
+    let run = |flags: &[&str]| {
+        // The first answer is the one before the load.
+        let turn = AtomicUsize::new(0);
+        let failing = server(move |_| match turn.fetch_add(1, Ordering::Relaxed) % 10 {
+            9 => err(1, ErrorCode::TooMany, "tomorrow")[HEADER_LEN..].to_vec(),
+            _ => OK.to_vec(),
+        });
+        Load::at(failing).run(&["ping"], flags)
+    };
+    assert_eq!(run(&["--max-error-rate", "20%"]).status.code(), Some(0));
+    let output = run(&["--max-error-rate", "5%"]);
     let said = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("answer: ERR 1053") && said.contains("tomorrow"), "{said}");
+    assert!(said.contains("answer: ERR 1040") && said.contains("tomorrow"), "{said}");
 }
 
 #[test]
@@ -268,7 +274,7 @@ fn an_interrupt_tells_what_was_measured() {
 fn connections_that_died_while_they_were_held_are_counted() {
     let Some(db) = MariaDb::start(&[]) else { return };
     let load = Load::of(&db);
-    let flags = ["--connections", "4", "--duration", "2s"];
+    let flags = ["--connections", "4", "--duration", "4s"];
     let output = thread::scope(|scope| {
         let held = scope.spawn(|| load.run(&["idle", "--hold", "12"], &flags));
         let others = "SELECT COUNT(*) FROM information_schema.processlist WHERE command='Sleep'";
@@ -310,6 +316,27 @@ fn a_report_is_json_a_page_and_can_be_compared() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("a.html is no report"), "{said}");
+}
+
+#[test]
+fn what_was_due_and_not_begun_breaks_bounds() {
+    // It answers for a while, and then no more.
+    let left = AtomicUsize::new(100);
+    let silent = server(move |_| {
+        let goes_on = |left: usize| left.checked_sub(1);
+        if left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, goes_on).is_err() {
+            loop {
+                thread::park();
+            }
+        }
+        OK.to_vec()
+    });
+    let flags = ["--connections", "2", "--rate", "100", "--duration", "3s", "--timeout", "1s"];
+    let output = Load::at(silent).run(&["ping"], &[&flags[..], &["--slo", "p90<500ms"]].concat());
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("more were due and not begun"), "{said}");
+    assert!(said.contains("p90<500ms: ") && said.contains("BROKEN"), "{said}");
 }
 
 fn number(of: &Value, name: &str) -> f64 {

@@ -17,7 +17,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
@@ -30,7 +29,7 @@ use crate::drain::{Drain, Phase};
 use crate::metrics::Metrics;
 use crate::net::address::Address;
 use crate::net::listener::{Listener, Socket};
-use crate::net::{socket, unix};
+use crate::net::{descriptors, socket, unix};
 use crate::pool::{Places, Pool};
 use crate::proxy::{Limits, Proxy};
 use crate::systemd::{self, Inherited};
@@ -107,7 +106,7 @@ impl App {
         drain: Drain,
         log: log::Control,
     ) -> Result<Self, BuildError> {
-        let descriptors = raise_file_limit();
+        let descriptors = descriptors::raise_limit();
         let token = preflight(&config)?;
         bind_as_passed(&mut config.listeners, &inherited)?;
         let mut bindings = Vec::new();
@@ -299,23 +298,6 @@ fn period(config: &Config) -> Duration {
         .any(|listener| !listener.idle_timeout.is_zero() || !listener.max_lifetime.is_zero())
         || config.upstreams.iter().any(|one| !one.close_vanished_after.is_zero());
     relay::period(config.stall_timeout, by_the_second)
-}
-
-/// Two descriptors a session: the soft limit of 1,024 that shells set is for select(2). Returns the
-/// limit that holds; `None`: any number.
-fn raise_file_limit() -> Option<u64> {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => {
-            info!(from = limit.current, to = limit.maximum, "limit of open files");
-            limit.maximum
-        }
-        Err(error) => {
-            warn!(%error, "cannot raise the limit of open files");
-            limit.current
-        }
-    }
 }
 
 /// Connections that there may be in all: as it is configured, or as many as so many descriptors are

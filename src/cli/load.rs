@@ -20,7 +20,7 @@ pub enum Scenario {
     #[command(after_help = EXIT_CODES)]
     Query {
         /// A statement, or WEIGHT@STATEMENT; may be repeated, and each comes as often as its
-        /// weight says. Its rows are read and not looked at.
+        /// weight says. Its rows are read and not looked at. Each is tried once before the test.
         #[arg(long, value_name = "SQL", required = true)]
         sql: Vec<String>,
         /// All other flags.
@@ -37,7 +37,7 @@ pub enum Scenario {
         #[command(flatten)]
         load: Load,
     },
-    /// Opens connections, holds them, and looks at the end which are alive.
+    /// Opens connections, holds them for --duration, and looks at the end which are alive.
     #[command(after_help = EXIT_CODES)]
     Idle {
         /// How many; --connections of them are opened at a time.
@@ -122,6 +122,7 @@ pub struct Load {
     pub timeout: Duration,
 
     /// Bound that decides the exit code: p99<20ms, p99.9<1s, mean<5ms or max<2s; may be repeated.
+    /// What timed out, or was due and not begun, counts with the time that it has waited.
     #[arg(long, value_name = "BOUND")]
     pub slo: Vec<String>,
 

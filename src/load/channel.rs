@@ -14,6 +14,7 @@ use tokio_util::either::Either;
 
 use super::error::{Problem, Refusal};
 use crate::mysql::packet::{HEADER_LEN, payload_length};
+use crate::show::table::harmless;
 use crate::tls::client::server_name;
 
 /// A payload of this length is continued by the next packet.
@@ -21,7 +22,7 @@ const FULL: usize = 0xff_ffff;
 /// Longest packet that is kept to be looked at: greetings, OK, ERR. Rows are not.
 const LONGEST: usize = 64 * 1024;
 /// What one read of the socket may bring.
-const READ_AHEAD: usize = 16 * 1024;
+const READ_AHEAD: usize = 4 * 1024;
 /// What one read of a long row may bring.
 const READ_LONG: usize = 256 * 1024;
 
@@ -73,6 +74,9 @@ impl Channel {
     /// The same connection under TLS.
     pub async fn secure(self, connector: &TlsConnector, name: &str) -> Result<Self, Problem> {
         let name = server_name(name).map_err(Problem::Tls)?;
+        if !self.wire.buffer().is_empty() {
+            return Err(Problem::Malformed("the server speaks before TLS begins"));
+        }
         let Either::Left(plain) = self.wire.into_inner() else {
             return Err(Problem::Malformed("TLS inside TLS"));
         };
@@ -210,8 +214,11 @@ pub(super) fn refusal(payload: &[u8], capabilities: CapabilityFlags) -> Problem 
     match ParseBuf(payload).parse::<ErrPacket<'_>>(capabilities) {
         Ok(ErrPacket::Error(error)) => Problem::Refused(Refusal {
             code: error.error_code(),
-            state: error.sql_state_ref().filter(|_| has_state).map(|state| state.as_str().into()),
-            message: error.message_str().into_owned(),
+            state: error
+                .sql_state_ref()
+                .filter(|_| has_state)
+                .map(|state| harmless(&state.as_str())),
+            message: harmless(&error.message_str()),
         }),
         _ => Problem::Malformed("an ERR packet cannot be read"),
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use super::report::{Interval, Report};
-use super::text::{milliseconds, significant};
+use super::text::{significant, time};
 use crate::show::table::{Align, Table};
 
 /// Why there is nothing to compare.
@@ -49,25 +49,30 @@ pub fn compare(before: &Path, after: &Path) -> Result<String, CompareError> {
         table.row([name.to_owned(), a.show(shown), b.show(shown), ratio, verdict.to_owned()]);
     };
     let pair = |of: &dyn Fn(&Report) -> Seen| (of(&before), of(&after));
-    let (a, b) = pair(&|report| Seen::of(report.throughput, report, |second| second.done as f64));
+    let (a, b) =
+        pair(&|report| Seen::of(report.throughput, report, |second| Some(second.done as f64)));
     row("throughput", a, b, &rate);
-    let (a, b) = pair(&|report| Seen::of(report.latency.p50_us, report, |second| second.p50_us));
-    row("p50", a, b, &milliseconds);
+    let (a, b) = pair(&|report| {
+        Seen::of(report.latency.p50_us, report, |second| second.latency(second.p50_us))
+    });
+    row("p50", a, b, &time);
     let (a, b) = pair(&|report| Seen::once(report.latency.p90_us));
-    row("p90", a, b, &milliseconds);
-    let (a, b) = pair(&|report| Seen::of(report.latency.p99_us, report, |second| second.p99_us));
-    row("p99", a, b, &milliseconds);
+    row("p90", a, b, &time);
+    let (a, b) = pair(&|report| {
+        Seen::of(report.latency.p99_us, report, |second| second.latency(second.p99_us))
+    });
+    row("p99", a, b, &time);
     let (a, b) = pair(&|report| Seen::once(report.latency.p999_us));
-    row("p99.9", a, b, &milliseconds);
+    row("p99.9", a, b, &time);
     let (a, b) = pair(&|report| Seen::once(report.latency.max_us));
-    row("max", a, b, &milliseconds);
+    row("max", a, b, &time);
     let (a, b) = pair(&|report| Seen::once(report.errors as f64));
     row("errors", a, b, &|count| format!("{count}"));
     for phase in &before.phases {
         let same = after.phases.iter().find(|other| other.name == phase.name);
         if let Some(other) = same {
             let (a, b) = (phase.latency.p50_us, other.latency.p50_us);
-            row(&format!("{} p50", phase.name), Seen::once(a), Seen::once(b), &milliseconds);
+            row(&format!("{} p50", phase.name), Seen::once(a), Seen::once(b), &time);
         }
     }
     Ok(format!("{text}\n{table}"))
@@ -79,9 +84,10 @@ fn read(path: &Path) -> Result<Report, CompareError> {
 }
 
 /// What must be the same for two runs to be comparable; the target is what may differ.
-fn settings(report: &Report) -> (&str, usize, Option<f64>, bool, Vec<&str>) {
+fn settings(report: &Report) -> (&str, [usize; 2], Option<f64>, bool, Vec<&str>) {
     let statements = report.statements.iter().map(|statement| statement.sql.as_str()).collect();
-    (&report.scenario, report.connections, report.rate, report.tls, statements)
+    let sizes = [report.connections, report.threads];
+    (&report.scenario, sizes, report.rate, report.tls, statements)
 }
 
 /// A figure of a run, and the least and the most of its seconds where it has that.
@@ -95,10 +101,12 @@ impl Seen {
         Self { value, spread: None }
     }
 
-    fn of(value: f64, report: &Report, second: impl Fn(&Interval) -> f64) -> Self {
-        let seconds = || report.intervals.iter().map(&second);
-        let spread = (report.intervals.len() > 1).then(|| {
-            (seconds().fold(f64::INFINITY, f64::min), seconds().fold(f64::NEG_INFINITY, f64::max))
+    fn of(value: f64, report: &Report, second: impl Fn(&Interval) -> Option<f64>) -> Self {
+        // A second without an operation has a rate of 0, and no latency.
+        let seconds: Vec<f64> = report.intervals.iter().filter_map(second).collect();
+        let spread = (seconds.len() > 1).then(|| {
+            let least = seconds.iter().copied().fold(f64::INFINITY, f64::min);
+            (least, seconds.iter().copied().fold(0.0, f64::max))
         });
         Self { value, spread }
     }

@@ -10,6 +10,9 @@ use thiserror::Error;
 
 use crate::net::connect::ConnectError;
 
+const UNANSWERED: &str =
+    "nothing answers: is there a route, and does a firewall or security group let this host in?";
+
 /// A step of a connection's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
@@ -79,6 +82,12 @@ pub enum Problem {
     /// The server wants the password itself, and everybody could read it.
     #[error("the server wants the password in clear, and there is no TLS")]
     InClear,
+    /// The server has no RSA key, which TiDB never has.
+    #[error("the server wants the password itself and has no key to seal it with: {0}")]
+    NoKey(Refusal),
+    /// A statement that asks for a file of this host.
+    #[error("LOAD DATA LOCAL is not for a load test")]
+    LocalInfile,
     /// Not the MySQL protocol, or not as it should be.
     #[error("not the MySQL protocol: {0}")]
     Malformed(&'static str),
@@ -130,7 +139,8 @@ impl SessionError {
             Problem::Refused(refusal) => format!("ERR {}", refusal.code),
             Problem::NoTls => "no TLS".to_owned(),
             Problem::Tls(_) => "failed".to_owned(),
-            Problem::Plugin(_) | Problem::InClear => "plugin".to_owned(),
+            Problem::Plugin(_) | Problem::InClear | Problem::NoKey(_) => "plugin".to_owned(),
+            Problem::LocalInfile => "LOAD DATA LOCAL".to_owned(),
             Problem::Malformed(_) => "malformed".to_owned(),
             Problem::Short { .. } => "short result".to_owned(),
         };
@@ -139,8 +149,17 @@ impl SessionError {
 
     /// Whether the connection can be used no more.
     pub(super) fn breaks(&self) -> bool {
-        let survives = matches!(self.problem, Problem::Refused(_) | Problem::Short { .. });
-        !(survives && self.step == Step::Answer)
+        match &self.problem {
+            // These say that the server is about to close.
+            Problem::Refused(refusal) if [1053, 1927, 4031].contains(&refusal.code) => true,
+            Problem::Refused(_) | Problem::Short { .. } => self.step != Step::Answer,
+            _ => true,
+        }
+    }
+
+    /// Whether nothing came.
+    pub(super) fn is_timeout(&self) -> bool {
+        matches!(&self.problem, Problem::Timeout(_))
     }
 
     /// What may help.
@@ -148,10 +167,7 @@ impl SessionError {
         Some(match (&self.problem, self.step) {
             (Problem::Connect(_, error), _) => match error.as_str() {
                 "refused" => "nobody listens there: are host and port right, and does it run?",
-                "timeout" | "unreachable" => {
-                    "nothing answers: is there a route, and does a firewall or security group let \
-                     this host in?"
-                }
+                "timeout" | "unreachable" => UNANSWERED,
                 "local" => "this host is out of descriptors or ports: see ulimit -n",
                 _ => return None,
             },
@@ -178,7 +194,11 @@ impl SessionError {
                 "--tls-ca names the authority's certificate; --tls verify-ca does not look at the \
                  name, --tls required at nothing"
             }
-            (Problem::InClear, _) => "--tls verify-identity",
+            (Problem::Timeout(_), Step::Tcp) => UNANSWERED,
+            (Problem::Closed | Problem::Broken(_), Step::Tls) => {
+                "the server gave TLS up: do its log and --tls-ca say why?"
+            }
+            (Problem::InClear | Problem::NoKey(_), _) => "--tls verify-identity",
             (Problem::Short { .. }, _) => {
                 "the server's max_allowed_packet is smaller: fewer --bytes"
             }

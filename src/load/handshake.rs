@@ -15,11 +15,14 @@ use rustls::pki_types::pem::PemObject;
 use super::channel::{Channel, refusal};
 use super::error::Problem;
 use super::plan::Login;
+use crate::show::table::harmless;
 
 /// What is announced as the longest packet: as the drivers do.
 const MAX_PACKET: u32 = 16 * 1024 * 1024;
 /// utf8mb4_general_ci, which every server knows.
 const COLLATION: u8 = 45;
+/// A version of those that know it: for the driver's crate, which sends another to older ones.
+const KNOWS_UTF8MB4: (u16, u16, u16) = (5, 5, 3);
 /// Packets that a server may send until it has decided.
 const ROUNDS: usize = 8;
 /// caching_sha2_password: the first answer was enough.
@@ -34,7 +37,6 @@ const KEY_REQUEST: u8 = 2;
 pub(super) struct Greeting {
     nonce: Vec<u8>,
     plugin: AuthPlugin<'static>,
-    version: (u16, u16, u16),
     capabilities: CapabilityFlags,
 }
 
@@ -71,7 +73,6 @@ pub(super) async fn greeting(channel: &mut Channel, login: &Login) -> Result<Gre
     }
     let greeting = Greeting {
         plugin: supported(packet.auth_plugin()).unwrap_or(AuthPlugin::MysqlNativePassword),
-        version: packet.server_version_parsed().unwrap_or((5, 7, 0)),
         capabilities: wanted & packet.capabilities(),
         nonce: packet.nonce(),
     };
@@ -90,12 +91,12 @@ pub(super) async fn authenticate(
     greeting: Greeting,
     login: &Login,
 ) -> Result<(), Problem> {
-    let Greeting { mut nonce, mut plugin, version, capabilities } = greeting;
+    let Greeting { mut nonce, mut plugin, capabilities } = greeting;
     let name = ("program_name".to_owned(), "tidegate load".to_owned());
     let attributes = capabilities.contains(CapabilityFlags::CLIENT_CONNECT_ATTRS);
     let response = HandshakeResponse::new(
         scramble(&plugin, login, &nonce, channel.is_secure())?,
-        version,
+        KNOWS_UTF8MB4,
         Some(login.user.as_bytes()),
         login.database.as_deref().map(str::as_bytes),
         capabilities.contains(CapabilityFlags::CLIENT_PLUGIN_AUTH).then(|| plugin.clone()),
@@ -115,7 +116,7 @@ pub(super) async fn authenticate(
                 let wanted = switch.auth_plugin().into_owned();
                 nonce = switch.plugin_data().to_vec();
                 plugin = supported(Some(wanted.borrow())).ok_or_else(|| {
-                    Problem::Plugin(String::from_utf8_lossy(wanted.as_bytes()).into_owned())
+                    Problem::Plugin(harmless(&String::from_utf8_lossy(wanted.as_bytes())))
                 })?;
                 let answer = scramble(&plugin, login, &nonce, channel.is_secure())?;
                 channel.send(&Raw(&answer.unwrap_or_default())).await?;
@@ -177,7 +178,12 @@ async fn full(channel: &mut Channel, login: &Login, nonce: &[u8]) -> Result<(), 
     let payload = channel.keep(next).await?;
     let key = match payload {
         [0x01, key @ ..] => key,
-        [0xff, ..] => return Err(refusal(payload, capabilities)),
+        [0xff, ..] => {
+            return Err(match refusal(payload, capabilities) {
+                Problem::Refused(refusal) => Problem::NoKey(refusal),
+                other => other,
+            });
+        }
         _ => return Err(Problem::Malformed("no public key where one was asked for")),
     };
     password.iter_mut().zip(nonce.iter().cycle()).for_each(|(byte, mask)| *byte ^= mask);

@@ -13,9 +13,10 @@
 //!
 //! # Threads
 //!
-//! Each of the plan's threads has a runtime, its share of the connections and a [`Record`] of its
-//! own. The caller's runtime resolves the name, logs in once to see whether that works, and then
-//! looks once a second at the records: the progress line and the report's intervals come from there.
+//! Each of the plan's threads has a runtime, its share of the connections and a `Record` of its
+//! own; an open loop's clock has a thread, too. The caller's runtime resolves the name, does once what
+//! all will do to see whether that works, and then looks once a second at the records: the progress
+//! line and the report's intervals come from there.
 
 mod channel;
 mod compare;
@@ -39,14 +40,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use rustix::process::{Resource, getrlimit};
 use thiserror::Error;
-use tokio::net::lookup_host;
-use tokio::signal::ctrl_c;
-use tokio::sync::mpsc;
-use tokio::time::{interval_at, sleep_until, timeout};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Barrier, mpsc};
+use tokio::time::{MissedTickBehavior, interval_at, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::net::descriptors;
+use crate::upstream::{LookupError, resolve};
 pub use compare::compare;
 pub use error::SessionError;
 use pace::Pace;
@@ -55,28 +56,23 @@ use record::{Lately, Record};
 use report::Interval;
 pub use report::Report;
 use session::Session;
-use text::milliseconds;
+use text::time;
 use worker::{Run, Shared, lock, operate};
 
 /// Between two looks at the records.
 const SECOND: Duration = Duration::from_secs(1);
-/// Descriptors of the process itself.
-const OWN_DESCRIPTORS: u64 = 50;
+/// What is under way when somebody interrupts has as long.
+const GRACE: Duration = Duration::from_secs(1);
+/// Descriptors of the process itself, and of each of its threads.
+const OWN_DESCRIPTORS: u64 = 30;
+const THREAD_DESCRIPTORS: u64 = 4;
 
 /// Why there is nothing to tell.
 #[derive(Debug, Error)]
 pub enum LoadError {
     /// The name cannot be resolved.
-    #[error("cannot resolve {host}")]
-    Resolve {
-        /// The name.
-        host: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// It has no address.
-    #[error("{0} has no address")]
-    NoAddress(String),
+    #[error(transparent)]
+    Resolve(#[from] LookupError),
     /// The first connection, before the load, does not do what all are to do.
     #[error("{target} cannot be loaded")]
     Unfit {
@@ -95,6 +91,9 @@ pub enum LoadError {
         /// The limit.
         limit: u64,
     },
+    /// There is no way to be told of signals.
+    #[error("cannot wait for signals")]
+    Signals(#[source] io::Error),
     /// The threads cannot be started.
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),
@@ -104,140 +103,166 @@ impl LoadError {
     /// What may help.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Resolve { .. } | Self::NoAddress(_) => {
+            Self::Resolve(_) => {
                 Some("is the name right, and is it one of a private zone that this host can see?")
             }
             Self::Unfit { source, .. } => source.hint(),
             Self::Descriptors { .. } => Some("ulimit -n, or LimitNOFILE= of a unit"),
-            Self::Thread(_) => None,
+            Self::Signals(_) | Self::Thread(_) => None,
         }
     }
 }
 
-/// Carries a plan out; SIGINT ends it early, and what was measured is told.
+/// Carries a plan out; SIGINT or SIGTERM ends it early, and what was measured is told.
 pub async fn run(plan: Plan) -> Result<Report, LoadError> {
     let most = match plan.scenario {
-        Scenario::Idle(hold) => hold.max(plan.connections),
+        Scenario::Idle(hold) => hold,
         _ => plan.connections,
     };
-    let limit = getrlimit(Resource::Nofile).current;
-    if let Some(limit) = limit.filter(|limit| most as u64 + OWN_DESCRIPTORS > *limit) {
+    let own = OWN_DESCRIPTORS + THREAD_DESCRIPTORS * plan.threads as u64;
+    if let Some(limit) = descriptors::raise_limit().filter(|limit| most as u64 + own > *limit) {
         return Err(LoadError::Descriptors { wanted: most, limit });
     }
-    let addresses = resolve(&plan.target).await?;
+    let Target { host, port } = &plan.target;
+    let addresses = resolve(host).await?;
+    let addresses: Vec<_> = addresses.into_iter().map(|ip| SocketAddr::new(ip, *port)).collect();
+    let statements = plan.scenario.statements();
+    let unfit = |source| LoadError::Unfit { target: plan.target.clone(), source };
+    let addresses = try_once(&plan, addresses, &statements).await.map_err(unfit)?;
+    let at = SystemTime::now();
     let began = Instant::now();
     let from = began + plan.ramp + plan.warmup;
-    let mut run = Run {
-        statements: plan.scenario.statements(),
+    let until = from + plan.duration;
+    let pace = plan.rate.map(|rate| Pace::start(rate, began + plan.ramp, until));
+    let run = Arc::new(Run {
         addresses,
+        statements,
         began,
         from,
-        until: from + plan.duration,
-        pace: None,
+        until,
+        pace: pace.transpose().map_err(LoadError::Thread)?,
+        all_open: Barrier::new(plan.connections),
+        enough: CancellationToken::new(),
         stop: CancellationToken::new(),
         plan,
-    };
-    try_once(&run)
-        .await
-        .map_err(|source| LoadError::Unfit { target: run.plan.target.clone(), source })?;
-    // That has taken its time.
-    let late = began.elapsed();
-    run.began += late;
-    run.from += late;
-    run.until += late;
-    let begins = run.began + run.plan.ramp;
-    let pace = run.plan.rate.map(|rate| Pace::start(rate, begins, run.until));
-    run.pace = pace.transpose().map_err(LoadError::Thread)?;
-    carry_out(Arc::new(run)).await
+    });
+    carry_out(run, at).await
 }
 
-async fn resolve(target: &Target) -> Result<Vec<SocketAddr>, LoadError> {
-    let host = &target.host;
-    let answer = lookup_host((host.as_str(), target.port)).await;
-    let answer = answer.map_err(|source| LoadError::Resolve { host: host.clone(), source })?;
-    let addresses: Vec<_> = answer.collect();
-    if addresses.is_empty() { Err(LoadError::NoAddress(host.clone())) } else { Ok(addresses) }
-}
-
-/// What every connection will do: log in, and each statement.
-async fn try_once(run: &Run) -> Result<(), SessionError> {
-    let plan = &run.plan;
-    let (mut session, _) = Session::open(&plan.login, &run.addresses, plan.timeout).await?;
-    for statement in 0..run.statements.len().max(1) {
-        operate(run, &mut session, statement).await?;
+/// What every connection will do: log in, and each statement. Returns the addresses that are of the
+/// same family as the one that answered.
+async fn try_once(
+    plan: &Plan,
+    mut addresses: Vec<SocketAddr>,
+    statements: &[Weighted],
+) -> Result<Vec<SocketAddr>, SessionError> {
+    let (mut session, _) = Session::open(&plan.login, &addresses, plan.timeout).await?;
+    addresses.retain(|address| address.is_ipv4() == session.peer().is_ipv4());
+    for statement in 0..statements.len().max(1) {
+        operate(&plan.scenario, statements, &mut session, statement).await?;
     }
     session.quit().await;
-    Ok(())
+    Ok(addresses)
 }
 
-async fn carry_out(run: Arc<Run>) -> Result<Report, LoadError> {
-    let at = SystemTime::now();
+async fn carry_out(run: Arc<Run>, at: SystemTime) -> Result<Report, LoadError> {
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(LoadError::Signals)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(LoadError::Signals)?;
     let (alive, mut ended) = mpsc::channel(1);
     let records = (0..run.plan.threads)
         .map(|number| worker::start(number, run.clone(), alive.clone()))
         .collect::<Result<Vec<_>, _>>()
         .map_err(LoadError::Thread)?;
     drop(alive);
-    let mut intervals = Vec::new();
-    let is_whole = tokio::select! {
-        _ = ended.recv() => true,
-        () = look(&run, &records, &mut intervals) => true,
-        _ = ctrl_c() => false,
+    let mut looks = Looks::new(&run, &records);
+    let mut every = interval_at((run.from + SECOND).into(), SECOND);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let is_whole = loop {
+        tokio::select! {
+            biased;
+            _ = interrupt.recv() => break false,
+            _ = terminate.recv() => break false,
+            _ = every.tick() => looks.look(),
+            _ = ended.recv() => break true,
+        }
     };
-    if is_whole {
-        // What is under way has its time; who does not want to wait may say so.
+    let measured = match run.plan.scenario {
+        Scenario::Idle(_) => run.began.elapsed(),
+        _ => Instant::now().min(run.until).saturating_duration_since(run.from),
+    };
+    if !is_whole {
+        run.enough.cancel();
         tokio::select! {
             _ = ended.recv() => {}
-            _ = ctrl_c() => {}
+            () = sleep(GRACE) => {}
+            _ = interrupt.recv() => {}
         }
+    } else if Instant::now() >= looks.next() {
+        looks.look();
     }
     run.stop.cancel();
-    let _ = timeout(SECOND, ended.recv()).await;
-    let measured = Instant::now().min(run.until).saturating_duration_since(run.from);
+    let _ = timeout(GRACE, ended.recv()).await;
     let mut all = Record::new(run.statements.len().max(1));
     records.iter().for_each(|record| all.add(&lock(record)));
-    all.not_begun += run.pace.as_ref().map_or(0, |pace| pace.not_begun());
-    Ok(Report::new(&run, at, measured, &all, intervals, is_whole))
+    if let Some(pace) = &run.pace {
+        pace.not_begun(run.from).for_each(|(waited, count)| all.not_begun(waited, count));
+    }
+    Ok(Report::new(&run, at, measured, &all, looks.intervals(), is_whole))
 }
 
-/// Looks at the records each second until the end.
-async fn look(run: &Run, records: &[Shared], intervals: &mut Vec<Interval>) {
-    let progress = progress(run);
-    let mut lately = Lately::new();
-    let mut take = || {
-        lately = Lately::new();
-        records.iter().for_each(|record| lock(record).take_lately(&mut lately));
-        Interval::new(&lately)
-    };
-    progress.set_message("warming up");
-    sleep_until(run.from.into()).await;
-    let mut every = interval_at((run.from + SECOND).into(), SECOND);
-    while Instant::now() < run.until {
-        tokio::select! {
-            _ = every.tick() => {}
-            () = sleep_until(run.until.into()) => {}
+/// What is seen of a run while it goes on.
+struct Looks<'a> {
+    run: &'a Run,
+    records: &'a [Shared],
+    intervals: Vec<Interval>,
+    progress: ProgressBar,
+}
+
+impl<'a> Looks<'a> {
+    /// The progress is told on standard error, and only if that is a terminal.
+    fn new(run: &'a Run, records: &'a [Shared]) -> Self {
+        let style = ProgressStyle::with_template("{bar:20} {pos}/{len} s  {msg}");
+        let progress = ProgressBar::new(run.plan.duration.as_secs())
+            .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+            .with_message("begins");
+        progress.tick();
+        Self { run, records, intervals: Vec::new(), progress }
+    }
+
+    /// When the next second is over.
+    fn next(&self) -> Instant {
+        self.run.from + SECOND * (self.intervals.len() as u32 + 1)
+    }
+
+    fn look(&mut self) {
+        let mut lately = Lately::new();
+        let (mut errors, mut open) = (0, 0);
+        for record in self.records {
+            let mut record = lock(record);
+            record.take_lately(&mut lately);
+            errors += record.errors;
+            open += record.phases[0].len();
         }
-        let full = run.from + SECOND * (intervals.len() as u32 + 1) <= run.until;
-        let interval = take();
-        progress.set_position(run.from.elapsed().as_secs());
-        progress.set_message(format!(
-            "{}/s, p50 {}, p99 {}, {} errors",
-            interval.done,
-            milliseconds(interval.p50_us),
-            milliseconds(interval.p99_us),
-            intervals.iter().map(|one: &Interval| one.errors).sum::<u64>() + interval.errors,
-        ));
-        // The rest of a second says nothing about a rate.
-        if full {
-            intervals.push(interval);
+        let interval = Interval::new(&lately);
+        let message = match self.run.plan.scenario {
+            Scenario::Idle(hold) => format!("{open} of {hold} opened, {errors} errors"),
+            _ => format!(
+                "{}/s, p50 {}, p99 {}, {errors} errors",
+                interval.done,
+                time(interval.p50_us),
+                time(interval.p99_us),
+            ),
+        };
+        self.progress.set_position(self.run.from.elapsed().as_secs());
+        self.progress.set_message(message);
+        // What ends after the end is no part of a rate.
+        if self.next() <= self.run.until {
+            self.intervals.push(interval);
         }
     }
-    progress.finish_and_clear();
-}
 
-/// On standard error, and only if that is a terminal.
-fn progress(run: &Run) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:20} {pos}/{len} s  {msg}");
-    ProgressBar::new(run.plan.duration.as_secs())
-        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    fn intervals(self) -> Vec<Interval> {
+        self.progress.finish_and_clear();
+        self.intervals
+    }
 }

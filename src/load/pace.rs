@@ -10,6 +10,11 @@ use std::time::{Duration, Instant};
 use rustix::thread::set_current_timer_slack;
 use tokio::sync::Semaphore;
 
+/// Time for the last ones to be taken by connections that are free.
+const LAST: Duration = Duration::from_millis(5);
+/// As many are told one by one.
+const MOST: u64 = 1_000_000;
+
 /// Operations evenly apart, from a beginning to an end.
 #[derive(Debug)]
 pub(super) struct Pace {
@@ -35,16 +40,16 @@ impl Pace {
             loop {
                 let Some(pace) = clock.upgrade() else { return };
                 let now = Instant::now();
-                if now >= pace.until {
-                    return pace.due.close();
-                }
-                let due = pace.due_at(now);
+                let due = pace.due_before(now.min(pace.until));
                 pace.due.add_permits((due - begun) as usize);
                 begun = due;
-                let next = pace.time_of(due);
-                drop(pace);
+                let is_over = now >= pace.until;
+                let next = if is_over { now + LAST } else { pace.time_of(due).min(pace.until) };
                 #[expect(clippy::disallowed_methods, reason = "the thread is the clock's own")]
                 thread::sleep(next.saturating_duration_since(Instant::now()));
+                if is_over {
+                    return pace.due.close();
+                }
             }
         })?;
         Ok(pace)
@@ -57,19 +62,23 @@ impl Pace {
         Some(self.time_of(number))
     }
 
-    /// Operations that were due before the end and that no connection was free for.
-    pub fn not_begun(&self) -> u64 {
-        // One that is due at the end is not due before it.
-        let end = self.until - Duration::from_nanos(1);
-        let due = self.due_at(end.min(Instant::now()));
-        due.saturating_sub(self.taken.load(Ordering::Relaxed))
+    /// Operations that were due between `from` and the end, or now, and that no connection was free
+    /// for: how long each had waited by then. Of very many, one for several: it comes with how many.
+    pub fn not_begun(&self, from: Instant) -> impl Iterator<Item = (Duration, u64)> {
+        let end = self.until.min(Instant::now());
+        let first = self.taken.load(Ordering::Relaxed).max(self.due_before(from));
+        let last = self.due_before(end);
+        let step = (last.saturating_sub(first) / MOST).max(1);
+        (first..last).step_by(step as usize).map(move |number| {
+            let waited = end.saturating_duration_since(self.time_of(number));
+            (waited, step.min(last - number))
+        })
     }
 
-    /// How many are due by then.
-    fn due_at(&self, now: Instant) -> u64 {
-        let Some(passed) = now.checked_duration_since(self.began) else { return 0 };
-        let whole = passed.as_nanos() / self.every.as_nanos().max(1);
-        u64::try_from(whole).map_or(u64::MAX, |whole| whole + 1)
+    /// How many are due before that moment.
+    fn due_before(&self, moment: Instant) -> u64 {
+        let passed = moment.saturating_duration_since(self.began).as_nanos();
+        u64::try_from(passed.div_ceil(self.every.as_nanos().max(1))).unwrap_or(u64::MAX)
     }
 
     /// When one is due; the first at the beginning.
@@ -95,6 +104,18 @@ mod tests {
             last = due;
             count += 1;
         }
-        assert!(count <= 20 && pace.not_begun() + count == 20, "{count}, {}", pace.not_begun());
+        assert_eq!(count, 20);
+        assert_eq!(pace.not_begun(began).count(), 0);
+    }
+
+    #[test]
+    fn what_nobody_took_is_told_with_its_wait() {
+        let until = Instant::now();
+        let began = until - Duration::from_secs(1);
+        let pace = Pace::start(10.0, began, until).unwrap();
+        let half = began + Duration::from_millis(500);
+        let waited: Vec<_> = pace.not_begun(half).collect();
+        let hundreds = [500, 400, 300, 200, 100].map(|ms| (Duration::from_millis(ms), 1));
+        assert_eq!(waited, hundreds);
     }
 }

@@ -11,7 +11,7 @@ use tokio_rustls::TlsConnector;
 const LONGEST_ROW: u64 = 8 * 1024 * 1024;
 const MOST_BYTES: u64 = 1024 * 1024 * 1024;
 /// What `connect` asks: the least that a server answers.
-pub const LEAST: &str = "SELECT 1";
+const LEAST: &str = "SELECT 1";
 
 /// Everything that a run needs.
 #[derive(Debug)]
@@ -179,6 +179,9 @@ impl FromStr for Slo {
         let wrong = || PlanError::new(text, "a bound such as p99<20ms, p99.9<1s, mean<5ms, max<2s");
         let (figure, below) = text.split_once('<').ok_or_else(wrong)?;
         let below = humantime::parse_duration(below.trim()).map_err(|_| wrong())?;
+        if below.is_zero() {
+            return Err(wrong());
+        }
         let figure = match figure.trim() {
             "mean" => Figure::Mean,
             "max" => Figure::Max,
@@ -307,7 +310,7 @@ mod tests {
         let slo: Slo = "p99.9<20ms".parse().unwrap();
         assert_eq!(slo, Slo { figure: Figure::Percentile(99.9), below: Duration::from_millis(20) });
         assert_eq!(slo.to_string(), "p99.9<20ms");
-        for wrong in ["p99", "p99>1ms", "p100<1ms", "p0<1s", "q5<1s", "max<fast", "<1s"] {
+        for wrong in ["p99", "p99>1ms", "p100<1ms", "p0<1s", "q5<1s", "max<fast", "<1s", "max<0s"] {
             assert!(wrong.parse::<Slo>().is_err(), "{wrong}");
         }
         assert_eq!(bytes("1MiB").unwrap(), 1024 * 1024);

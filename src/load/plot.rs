@@ -7,7 +7,7 @@ use plotters::coord::ranged1d::{AsRangedCoord, Ranged, ValueFormatter};
 use plotters::prelude::*;
 
 use super::report::Report;
-use super::text::{milliseconds, significant};
+use super::text::{significant, time};
 
 const SIZE: (u32, u32) = (860, 320);
 
@@ -53,7 +53,7 @@ pub(super) fn percentiles(report: &Report, theme: Theme) -> Drawn<String> {
         0.0..most,
         (low..high).log_scale(),
         label,
-        |us| milliseconds(*us),
+        |us| time(*us),
         vec![(points, theme.line)],
     )
 }

@@ -32,12 +32,15 @@ pub(super) struct Record {
     /// Of each statement; of a scenario without statements there is one, too.
     pub statements: Vec<Latencies>,
     pub phases: [Latencies; PHASES],
+    /// How long those have waited at the least that were not answered: they timed out, or were due
+    /// and not begun. Bounds see them.
+    pub unanswered: Latencies,
     pub causes: BTreeMap<String, Cause>,
     pub errors: u64,
-    /// Operations that ended before the end, and the bytes of their rows: what makes a rate.
+    /// Operations that ended in the measured time, and the bytes of their rows: what makes a rate.
     pub in_time: u64,
     pub bytes: u64,
-    /// Connections that were to be opened, and were not before the end.
+    /// Operations that were due and not begun before the end.
     pub not_begun: u64,
     /// Since it was last asked.
     pub lately: Lately,
@@ -66,6 +69,7 @@ impl Record {
         Self {
             statements: (0..statements).map(|_| latencies()).collect(),
             phases: std::array::from_fn(|_| latencies()),
+            unanswered: latencies(),
             causes: BTreeMap::new(),
             errors: 0,
             in_time: 0,
@@ -75,18 +79,23 @@ impl Record {
         }
     }
 
-    /// An operation that went well, and whether it ended before the end.
-    pub fn done(&mut self, statement: usize, latency: Duration, bytes: u64, is_in_time: bool) {
+    /// An operation that went well.
+    pub fn done(&mut self, statement: usize, latency: Duration) {
         put(&mut self.statements[statement], latency);
-        if is_in_time {
-            put(&mut self.lately.latencies, latency);
-            self.in_time += 1;
-            self.bytes += bytes;
-        }
     }
 
-    /// One that did not.
-    pub fn failed(&mut self, error: &SessionError) {
+    /// One that has ended in the measured time, whenever it was due.
+    pub fn ended(&mut self, latency: Duration, bytes: u64) {
+        put(&mut self.lately.latencies, latency);
+        self.in_time += 1;
+        self.bytes += bytes;
+    }
+
+    /// One that did not go well, after so long.
+    pub fn failed(&mut self, error: &SessionError, after: Duration) {
+        if error.is_timeout() {
+            put(&mut self.unanswered, after);
+        }
         self.errors += 1;
         self.lately.errors += 1;
         let cause = self.causes.entry(error.cause()).or_default();
@@ -94,6 +103,13 @@ impl Record {
             cause.example = error.to_string();
         }
         cause.count += 1;
+    }
+
+    /// So many were due and not begun, after having waited so long.
+    pub fn not_begun(&mut self, waited: Duration, count: u64) {
+        self.not_begun += count;
+        let waited = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
+        self.unanswered.saturating_record_n(waited, count);
     }
 
     /// A connection was opened.
@@ -121,6 +137,7 @@ impl Record {
     pub fn add(&mut self, other: &Self) {
         self.statements.iter_mut().zip(&other.statements).for_each(|(all, one)| add(all, one));
         self.phases.iter_mut().zip(&other.phases).for_each(|(all, one)| add(all, one));
+        add(&mut self.unanswered, &other.unanswered);
         for (name, cause) in &other.causes {
             let all = self.causes.entry(name.clone()).or_default();
             if all.count == 0 {

@@ -1,15 +1,14 @@
 //! What a run has found out, as values, as JSON and as text.
 
-use std::path::Path;
+use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
-use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
 use super::error::Step;
 use super::plan::{Figure, Scenario};
 use super::record::{Lately, Latencies, PHASES, Record};
-use super::text::milliseconds;
+use super::text::{significant, time};
 use super::worker::Run;
 
 /// Points of a latency curve for each halving of the distance to 100 %.
@@ -64,7 +63,7 @@ pub struct Report {
     pub bounds: Vec<Bound>,
 }
 
-/// Latencies in microseconds.
+/// Latencies in microseconds, of operations that went well.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Latency {
     pub mean_us: f64,
@@ -140,6 +139,13 @@ impl Interval {
     }
 }
 
+impl Interval {
+    /// A latency of it, if there was one.
+    pub(super) fn latency(&self, us: f64) -> Option<f64> {
+        (self.done > 0).then_some(us)
+    }
+}
+
 impl Latency {
     fn of(latencies: &Latencies) -> Self {
         let at = |percent| quantile(latencies, percent);
@@ -158,8 +164,7 @@ impl Latency {
 fn quantile(latencies: &Latencies, percent: f64) -> f64 {
     match latencies.is_empty() {
         true => 0.0,
-        // The largest is known, not only its bucket.
-        false => latencies.value_at_percentile(percent).min(latencies.max()) as f64 / 1e3,
+        false => latencies.value_at_percentile(percent) as f64 / 1e3,
     }
 }
 
@@ -189,26 +194,30 @@ impl Report {
             })
             .collect();
         causes.sort_by_key(|cause| std::cmp::Reverse(cause.count));
-        let all = latencies.len() + record.errors;
-        let share = if all == 0 { 1.0 } else { record.errors as f64 / all as f64 };
+        let failed = record.errors + record.not_begun;
+        let all = latencies.len() + failed;
+        let share = if all == 0 { 1.0 } else { failed as f64 / all as f64 };
+        // Bounds are for everybody who was due.
+        let mut bounded = latencies.clone();
+        bounded.add(&record.unanswered).expect("all have the same bounds");
         let mut bounds: Vec<_> = plan
             .slos
             .iter()
             .map(|slo| {
                 let measured = match slo.figure {
-                    Figure::Mean => latencies.mean() / 1e3,
-                    Figure::Max => quantile(&latencies, 100.0),
-                    Figure::Percentile(percent) => quantile(&latencies, percent),
+                    Figure::Mean => bounded.mean() / 1e3,
+                    Figure::Max => quantile(&bounded, 100.0),
+                    Figure::Percentile(percent) => quantile(&bounded, percent),
                 };
                 Bound {
                     bound: slo.to_string(),
-                    measured: milliseconds(measured),
+                    measured: time(measured),
                     is_kept: !latencies.is_empty() && measured < slo.below.as_secs_f64() * 1e6,
                 }
             })
             .collect();
         bounds.push(Bound {
-            bound: format!("errors<={}%", plan.max_error_rate * 100.0),
+            bound: format!("errors<={}%", significant(plan.max_error_rate * 100.0)),
             measured: match all {
                 0 => "nothing was done".to_owned(),
                 _ => format!("{:.3}%", share * 100.0),
@@ -232,7 +241,10 @@ impl Report {
             done: latencies.len(),
             errors: record.errors,
             not_begun: record.not_begun,
-            throughput: a_second(record.in_time as f64),
+            throughput: match plan.scenario {
+                Scenario::Idle(_) => 0.0,
+                _ => a_second(record.in_time as f64),
+            },
             bytes_per_second: a_second(record.bytes as f64),
             latency: Latency::of(&latencies),
             statements: statements
@@ -269,14 +281,13 @@ impl Report {
     }
 
     /// Writes it as JSON.
-    pub fn write_json(&self, file: &Path) -> io::Result<()> {
-        let mut text = serde_json::to_string_pretty(self)?;
-        text.push('\n');
-        fs::write(file, text)
+    pub fn write_json(&self, mut file: impl Write) -> io::Result<()> {
+        let text = serde_json::to_string_pretty(self)?;
+        writeln!(file, "{text}")
     }
 
     /// Writes it as a page.
-    pub fn write_html(&self, file: &Path) -> io::Result<()> {
-        fs::write(file, super::page::page(self)?)
+    pub fn write_html(&self, mut file: impl Write) -> io::Result<()> {
+        file.write_all(super::page::page(self)?.as_bytes())
     }
 }

@@ -4,11 +4,15 @@
 //! mysql_common reads and writes them. The drivers themselves open a connection in one call, which
 //! does not tell its steps apart.
 
+use std::future::ready;
 use std::mem;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use mysql_common::constants::{CapabilityFlags, StatusFlags};
+use mysql_common::io::ParseBuf;
+use mysql_common::misc::raw::RawInt;
+use mysql_common::misc::raw::int::LenEnc;
 use mysql_common::packets::{CommonOkPacket, OldEofPacket, ResultSetTerminator};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -22,11 +26,11 @@ use crate::net::connect::connect;
 
 /// How long a server may take to close after a COM_QUIT.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// The options of a driver's socket.
+/// No keepalive that helps a connection over what is looked for: a path that forgets who is silent.
 const OPTIONS: Tcp = Tcp {
-    keepalive_idle: Duration::from_secs(45),
-    keepalive_interval: Duration::from_secs(5),
-    keepalive_count: 4,
+    keepalive_idle: Duration::from_secs(7200),
+    keepalive_interval: Duration::from_secs(75),
+    keepalive_count: 9,
     user_timeout: Duration::ZERO,
     congestion_control: None,
 };
@@ -42,6 +46,7 @@ pub(super) type Times = [Option<Duration>; Step::OPENING.len()];
 #[derive(Debug)]
 pub(super) struct Session {
     channel: Channel,
+    peer: SocketAddr,
     patience: Duration,
 }
 
@@ -54,8 +59,10 @@ impl Session {
         patience: Duration,
     ) -> Result<(Self, Times), SessionError> {
         let mut laps = Laps { began: Instant::now(), times: Times::default(), patience };
-        let dialled = dial(addresses, patience);
-        let mut channel = Channel::new(laps.run(Step::Tcp, dialled).await?);
+        let dialled = dial(addresses, patience).await;
+        let dialled = ready(dialled);
+        let (stream, peer) = laps.run(Step::Tcp, dialled).await?;
+        let mut channel = Channel::new(stream);
         let greeted = greeting(&mut channel, login);
         let greeting = laps.run(Step::Greeting, greeted).await?;
         if let Some(connector) = &login.tls {
@@ -67,7 +74,12 @@ impl Session {
         }
         let authenticated = authenticate(&mut channel, greeting, login);
         laps.run(Step::Authentication, authenticated).await?;
-        Ok((Self { channel, patience }, laps.times))
+        Ok((Self { channel, peer, patience }, laps.times))
+    }
+
+    /// The address that answered.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
     }
 
     /// COM_PING.
@@ -145,16 +157,19 @@ async fn within<T>(
 }
 
 /// One after the other, so that one that is silent leaves time for the next.
-async fn dial(addresses: &[SocketAddr], patience: Duration) -> Result<TcpStream, Problem> {
+async fn dial(
+    addresses: &[SocketAddr],
+    patience: Duration,
+) -> Result<(TcpStream, SocketAddr), Problem> {
     let share = patience / addresses.len().max(1) as u32;
-    let mut last = Problem::Malformed("the name has no address");
+    let mut failed = None;
     for address in addresses {
         match connect(*address, &OPTIONS, share).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = Problem::Connect(*address, error),
+            Ok(stream) => return Ok((stream, *address)),
+            Err(error) => failed = failed.or(Some(Problem::Connect(*address, error))),
         }
     }
-    Err(last)
+    Err(failed.unwrap_or(Problem::Closed))
 }
 
 /// Reads one result, and whether there is another.
@@ -162,11 +177,14 @@ async fn result(channel: &mut Channel, bytes: &mut u64) -> Result<bool, Problem>
     let next = channel.next().await?;
     let status = match next.first {
         0x00 | 0xff => channel.ok::<CommonOkPacket>(next).await?,
-        0xfb => return Err(Problem::Malformed("LOAD DATA LOCAL is not for a load test")),
+        0xfb => return Err(Problem::LocalInfile),
         _ => {
             let columns = length(channel.keep(next).await?)?;
             for _ in 0..columns {
                 let column = channel.next().await?;
+                if column.first == 0xff {
+                    channel.ok::<CommonOkPacket>(column).await?;
+                }
                 channel.skip(column).await?;
             }
             let has_eof = !channel.capabilities.contains(CapabilityFlags::CLIENT_DEPRECATE_EOF);
@@ -195,9 +213,6 @@ async fn end(channel: &mut Channel, next: Next, has_eof: bool) -> Result<StatusF
 
 /// A length-encoded number.
 fn length(payload: &[u8]) -> Result<u64, Problem> {
-    use mysql_common::io::ParseBuf;
-    use mysql_common::misc::raw::RawInt;
-    use mysql_common::misc::raw::int::LenEnc;
     let number = ParseBuf(payload).parse::<RawInt<LenEnc>>(());
     Ok(number.map_err(|_| Problem::Malformed("no number of columns"))?.0)
 }

@@ -102,12 +102,12 @@ impl Latency {
     /// With their units, in the order of the fields.
     pub(super) fn shown(&self) -> [String; 6] {
         let Self { mean_us, p50_us, p90_us, p99_us, p999_us, max_us } = *self;
-        [mean_us, p50_us, p90_us, p99_us, p999_us, max_us].map(milliseconds)
+        [mean_us, p50_us, p90_us, p99_us, p999_us, max_us].map(time)
     }
 }
 
 /// A time in microseconds, with the unit that fits.
-pub(super) fn milliseconds(us: f64) -> String {
+pub(super) fn time(us: f64) -> String {
     match us {
         0.0 => "-".to_owned(),
         us if us < 1e3 => format!("{} us", significant(us)),

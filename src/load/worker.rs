@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Builder;
-use tokio::sync::mpsc;
+use tokio::sync::{Barrier, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::error::SessionError;
+use super::error::{Problem, SessionError, Step};
 use super::pace::Pace;
 use super::plan::{Plan, Scenario, Weighted};
 use super::record::Record;
@@ -33,6 +33,10 @@ pub(super) struct Run {
     pub until: Instant,
     /// When operations are due; `None`: whenever a connection is free.
     pub pace: Option<Arc<Pace>>,
+    /// Those who open what is held wait here for each other.
+    pub all_open: Barrier,
+    /// Nothing more is begun.
+    pub enough: CancellationToken,
     /// Ends everything at once.
     pub stop: CancellationToken,
 }
@@ -40,6 +44,24 @@ pub(super) struct Run {
 impl Debug for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Run").field("plan", &self.plan).finish_non_exhaustive()
+    }
+}
+
+impl Run {
+    fn goes_on(&self) -> bool {
+        Instant::now() < self.until && !self.enough.is_cancelled()
+    }
+
+    async fn operate(&self, session: &mut Session, statement: usize) -> Result<u64, SessionError> {
+        operate(&self.plan.scenario, &self.statements, session, statement).await
+    }
+
+    /// The order in which the connection of that number tries the addresses.
+    fn addresses(&self, number: usize) -> Vec<SocketAddr> {
+        let mut addresses = self.addresses.clone();
+        let count = addresses.len().max(1);
+        addresses.rotate_left(number % count);
+        addresses
     }
 }
 
@@ -79,135 +101,178 @@ async fn carry(thread: usize, run: &Arc<Run>, record: &Shared) {
             sleep_until((run.began + turn).into()).await;
             match run.plan.scenario {
                 Scenario::Idle(hold) => idle(number, hold, &run, &record).await,
-                _ => load(&run, &record).await,
+                Scenario::Connect => connect(number, &run, &record).await,
+                _ => load(number, &run, &record).await,
             }
         });
     }
-    connections.join_all().await;
+    while let Some(ended) = connections.join_next().await {
+        if ended.is_err() {
+            let panicked = Problem::Malformed("this program panicked over what the server said");
+            lock(record).failed(&SessionError::new(Step::Answer, panicked), Duration::ZERO);
+        }
+    }
 }
 
-/// One connection after the other, or one that stays: operations until the end.
-async fn load(run: &Run, record: &Shared) {
-    let mut choice = Choice::new(&run.statements);
-    let mut session = None;
-    while Instant::now() < run.until {
-        let due = match &run.pace {
-            Some(pace) => match pace.next().await {
-                Some(due) => Some(due),
-                None => break,
-            },
-            None => None,
-        };
-        let is_short = run.plan.scenario == Scenario::Connect;
-        let mut began = Instant::now();
-        let mut is_new = false;
-        let mut held = match session.take() {
-            Some(held) => held,
-            None => match open(run, record, began).await {
-                Ok(opened) => {
-                    is_new = true;
-                    opened
+/// When the next operation is due: now, or at its time in an open loop; none after the end.
+async fn due(run: &Run) -> Option<Instant> {
+    let Some(pace) = &run.pace else { return run.goes_on().then(Instant::now) };
+    tokio::select! {
+        due = pace.next() => due,
+        () = run.enough.cancelled() => None,
+    }
+}
+
+/// One connection after the other, each with an operation.
+async fn connect(number: usize, run: &Run, record: &Shared) {
+    let addresses = run.addresses(number);
+    while let Some(since) = due(run).await {
+        let began = Instant::now();
+        let opened = Session::open(&run.plan.login, &addresses, run.plan.timeout).await;
+        let (mut session, times) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                note(run, record, since, Err(&error), 0);
+                if run.pace.is_none() {
+                    sleep(PAUSE).await;
                 }
+                continue;
+            }
+        };
+        let asked = Instant::now();
+        let result = run.operate(&mut session, 0).await;
+        if began >= run.from && result.is_ok() {
+            let mut record = lock(record);
+            record.opened(&times);
+            record.answered(asked.elapsed());
+        }
+        note(run, record, since, result.as_ref().copied(), 0);
+        session.quit().await;
+    }
+}
+
+/// Operations over a connection that stays.
+async fn load(number: usize, run: &Run, record: &Shared) {
+    let addresses = run.addresses(number);
+    let mut choice = Choice::new(&run.statements);
+    let mut held = None;
+    while run.goes_on() {
+        // Before it is needed: what connecting takes is told by its steps.
+        let is_new = held.is_none();
+        let mut session = match held.take() {
+            Some(session) => session,
+            None => match open(run, record, &addresses).await {
+                Ok(session) => session,
                 Err(error) => {
-                    note(run, record, due.unwrap_or(began), |record, _| record.failed(&error));
-                    if due.is_none() {
-                        sleep(PAUSE).await;
-                    }
+                    note(run, record, Instant::now(), Err(&error), 0);
+                    sleep(PAUSE).await;
                     continue;
                 }
             },
         };
+        let Some(since) = due(run).await else { return session.quit().await };
         let asked = Instant::now();
-        if !is_short {
-            // What it takes to have a connection is told by the phases.
-            began = asked;
-        }
         let statement = choice.next();
-        let result = operate(run, &mut held, statement).await;
-        let ended = Instant::now();
-        note(run, record, due.unwrap_or(began), |record, since| match &result {
-            Ok(bytes) => record.done(statement, ended - since, *bytes, ended <= run.until),
-            Err(error) => record.failed(error),
-        });
-        if is_new && result.is_ok() && tells_of_opening(run, began) {
-            lock(record).answered(ended - asked);
+        let result = run.operate(&mut session, statement).await;
+        if is_new && result.is_ok() {
+            lock(record).answered(asked.elapsed());
         }
-        let is_usable = result.err().is_none_or(|error| !error.breaks());
-        match is_short {
-            true if is_usable => held.quit().await,
-            false if is_usable => session = Some(held),
-            _ => {}
-        }
+        note(run, record, since, result.as_ref().copied(), statement);
+        held = result.err().is_none_or(|error| !error.breaks()).then_some(session);
     }
-    if let Some(held) = session {
-        held.quit().await;
+    if let Some(session) = held {
+        session.quit().await;
     }
 }
 
-/// Opens a connection; how long its steps took is told if it was begun in time.
-async fn open(run: &Run, record: &Shared, began: Instant) -> Result<Session, SessionError> {
+async fn open(
+    run: &Run,
+    record: &Shared,
+    addresses: &[SocketAddr],
+) -> Result<Session, SessionError> {
     let plan = &run.plan;
-    let (session, times) = Session::open(&plan.login, &run.addresses, plan.timeout).await?;
-    if tells_of_opening(run, began) {
-        lock(record).opened(&times);
-    }
+    let (session, times) = Session::open(&plan.login, addresses, plan.timeout).await?;
+    lock(record).opened(&times);
     Ok(session)
 }
 
-/// A connection that stays is opened before the measured time, most often.
-fn tells_of_opening(run: &Run, began: Instant) -> bool {
-    began >= run.from || run.plan.scenario != Scenario::Connect
-}
-
-/// Tells of an operation that began, or was due, in the measured time.
-fn note(run: &Run, record: &Shared, since: Instant, what: impl FnOnce(&mut Record, Instant)) {
+/// Tells of an operation that was begun, or due, at `since` and has ended now.
+fn note(
+    run: &Run,
+    record: &Shared,
+    since: Instant,
+    result: Result<u64, &SessionError>,
+    statement: usize,
+) {
+    let ended = Instant::now();
+    let mut record = lock(record);
+    // A rate is of what ends in the measured time, a latency of what was due in it.
+    if let Ok(bytes) = result
+        && (run.from..=run.until).contains(&ended)
+    {
+        record.ended(ended - since, bytes);
+    }
     if since >= run.from {
-        what(&mut lock(record), since);
+        match result {
+            Ok(_) => record.done(statement, ended - since),
+            Err(error) => record.failed(error, ended - since),
+        }
     }
 }
 
 /// Does what the scenario does, once. Returns the bytes of the rows.
 pub(super) async fn operate(
-    run: &Run,
+    scenario: &Scenario,
+    statements: &[Weighted],
     session: &mut Session,
     statement: usize,
 ) -> Result<u64, SessionError> {
-    let Some(Weighted { sql, .. }) = run.statements.get(statement) else {
+    let Some(Weighted { sql, .. }) = statements.get(statement) else {
         return session.ping().await.map(|()| 0);
     };
-    match run.plan.scenario {
-        Scenario::Bulk(wanted) => session.bulk(sql, wanted).await,
+    match scenario {
+        Scenario::Bulk(wanted) => session.bulk(sql, *wanted).await,
         _ => session.query(sql).await,
     }
 }
 
 /// Opens its share of connections, holds them, and looks at the end which are alive.
 async fn idle(number: usize, hold: usize, run: &Run, record: &Shared) {
+    let addresses = run.addresses(number);
     let mut held = Vec::new();
     for _ in (number..hold).step_by(run.plan.connections) {
-        if Instant::now() >= run.until {
-            lock(record).not_begun += 1;
-            continue;
+        if run.enough.is_cancelled() {
+            break;
         }
-        match open(run, record, Instant::now()).await {
+        match open(run, record, &addresses).await {
             Ok(session) => held.push(session),
-            Err(error) => {
-                lock(record).failed(&error);
-                sleep(PAUSE).await;
-            }
+            Err(error) => lock(record).failed(&error, Duration::ZERO),
         }
     }
-    sleep_until(run.until.into()).await;
+    tokio::select! {
+        () = async {
+            run.all_open.wait().await;
+            sleep(run.plan.duration).await;
+        } => {}
+        () = run.enough.cancelled() => {}
+    }
+    // All at once: each that is dead without a word takes as long as the timeout.
+    let mut looks = JoinSet::new();
     for mut session in held {
-        let began = Instant::now();
-        match session.ping().await {
-            Ok(()) => {
-                lock(record).done(0, began.elapsed(), 0, true);
-                session.quit().await;
+        let record = record.clone();
+        looks.spawn(async move {
+            let began = Instant::now();
+            let result = session.ping().await;
+            match result {
+                Ok(()) => {
+                    lock(&record).done(0, began.elapsed());
+                    session.quit().await;
+                }
+                Err(error) => lock(&record).failed(&error, began.elapsed()),
             }
-            Err(error) => lock(record).failed(&error),
-        }
+        });
     }
+    looks.join_all().await;
 }
 
 /// Which statement is next: each as often as its weight says, and as evenly as can be.

@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod connect;
+pub mod descriptors;
 pub mod listener;
 pub mod proxy_protocol;
 #[cfg(test)]

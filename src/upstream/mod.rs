@@ -16,7 +16,7 @@ mod lines;
 mod pick;
 mod resolver;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -36,10 +36,19 @@ use endpoint::EndpointState;
 use health::Standing;
 use lines::Lines;
 use pick::Candidate;
-use resolver::Family;
+use resolver::{Family, Resolver};
 
 pub use endpoint::{Endpoint, InUse};
 pub use error::Unreachable;
+pub use resolver::LookupError;
+
+/// The addresses of a host now, without a guard; an address is its own.
+pub async fn resolve(host: &str) -> Result<Vec<IpAddr>, LookupError> {
+    match host.parse() {
+        Ok(address) => Ok(vec![address]),
+        Err(_) => Ok(Resolver::new(&[], host).lookup().await?.addresses),
+    }
+}
 
 /// One `[upstream.NAME]` at work; shared by all threads.
 #[derive(Debug)]

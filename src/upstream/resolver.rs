@@ -78,7 +78,8 @@ impl Family {
 
 /// Why a name has no addresses.
 #[derive(Debug, Error)]
-pub(super) enum LookupError {
+#[expect(missing_docs, reason = "each is its own text")]
+pub enum LookupError {
     #[error("{0} does not exist (NXDOMAIN)")]
     NoSuchName(String),
     #[error("{0} has neither A nor AAAA records")]
