@@ -906,14 +906,10 @@ impl Lane {
                     let is_lent = || entered.get().is_some() && self.held(bridge) == 0.0;
                     wait_until(|| is_lent() || has_left()).await;
                 }
-                // It has accepted one and dialled the other; both are whole now.
-                let peers = [entered.get().unwrap(), dialler].map(|address| address.port());
-                let mine =
-                    rows().into_iter().filter(|row| match [row.local.port(), row.remote.port()] {
-                        [local, remote] => {
-                            local == peers[1] || [local, remote] == [entry.port(), peers[0]]
-                        }
-                    });
+                // It has accepted one and dialled the other; both are whole now. A port may be that of
+                // other connections, too.
+                let ends = [(entry, entered.get().unwrap()), (dialler, near.local_addr()?)];
+                let mine = rows().into_iter().filter(|row| ends.contains(&(row.local, row.remote)));
                 story.inodes.borrow_mut().extend(mine.map(|row| row.inode));
                 back.run(near, far).await;
                 Ok(())
