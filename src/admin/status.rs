@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::View;
 use crate::drain::Drain;
 use crate::log::Bytes;
-use crate::show::html::{Escaped, STYLE};
+use crate::show::html::{Escaped, HEAD, STYLE};
 use crate::{proxy, upstream};
 
 /// Everything that `/status.json` and `/status` show.
@@ -41,7 +41,7 @@ impl Status {
 
     /// One self-contained page; it works without scripts and refreshes itself.
     pub fn to_html(&self) -> String {
-        let mut page = [HEAD, STYLE, OWN_STYLE].concat();
+        let mut page = [HEAD, OWN_HEAD, STYLE, OWN_STYLE].concat();
         let phase = self.phase;
         push(
             &mut page,
@@ -125,9 +125,7 @@ impl Status {
     }
 }
 
-const HEAD: &str = "<!doctype html><html lang=en><meta charset=utf-8>\
-<meta name=viewport content='width=device-width'><meta http-equiv=refresh content=5>\
-<title>tidegate</title><style>";
+const OWN_HEAD: &str = "<meta http-equiv=refresh content=5><title>tidegate</title><style>";
 
 const OWN_STYLE: &str = ".ejected,.draining b,.closing b{color:#d33}.serving b{color:#2a7}\
 a{margin-right:1rem}</style><h1>tidegate</h1>";

@@ -5,10 +5,7 @@ use std::io;
 
 use super::plot::{DARK, LIGHT, Theme, percentiles, throughput};
 use super::report::{Latency, Report};
-use crate::show::html::{Escaped, STYLE};
-
-const HEAD: &str = "<!doctype html><html lang=en><meta charset=utf-8>\
-<meta name=viewport content='width=device-width'><style>";
+use crate::show::html::{Escaped, HEAD, STYLE};
 
 /// Numbers stand to the right; of the two plots the one for the reader's colours is shown.
 const OWN_STYLE: &str = "td,th{text-align:right}td:first-child,th:first-child,.t{text-align:left}\
@@ -17,15 +14,12 @@ svg{max-width:100%;height:auto}.dark{display:none}\
 
 /// The page's text.
 pub(super) fn page(report: &Report) -> io::Result<String> {
-    let mut page = [HEAD, STYLE, OWN_STYLE].concat();
+    let mut page = [HEAD, "<style>", STYLE, OWN_STYLE].concat();
     write(&mut page, report).map_err(io::Error::other)?;
     Ok(page)
 }
 
-fn write(
-    page: &mut String,
-    report: &Report,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+fn write(page: &mut String, report: &Report) -> fmt::Result {
     let title = Escaped(&report.headline()).to_string();
     write!(page, "<title>tidegate load: {title}</title><h1>tidegate load</h1><p>{title}, ")?;
     write!(page, "{}<p><b>{}</b>", report.at, Escaped(&report.summary()))?;
@@ -71,7 +65,7 @@ fn write(
 type Plot = fn(&Report, Theme) -> Result<String, Box<dyn std::error::Error>>;
 
 /// A plot for each colour scheme; the page shows one.
-fn both(page: &mut String, report: &Report, plot: Plot) -> Result<(), fmt::Error> {
+fn both(page: &mut String, report: &Report, plot: Plot) -> fmt::Result {
     for (class, theme) in [("light", LIGHT), ("dark", DARK)] {
         let svg = plot(report, theme).map_err(|_| fmt::Error)?;
         write!(page, "<div class={class}>{svg}</div>")?;

@@ -108,8 +108,7 @@ impl Record {
     /// So many were due and not begun, after having waited so long.
     pub fn not_begun(&mut self, waited: Duration, count: u64) {
         self.not_begun += count;
-        let waited = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
-        self.unanswered.saturating_record_n(waited, count);
+        self.unanswered.saturating_record_n(nanoseconds(waited), count);
     }
 
     /// A connection was opened.
@@ -160,7 +159,11 @@ impl Record {
 }
 
 fn put(latencies: &mut Latencies, time: Duration) {
-    latencies.saturating_record(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+    latencies.saturating_record(nanoseconds(time));
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn add(all: &mut Latencies, one: &Latencies) {

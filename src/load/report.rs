@@ -1,4 +1,4 @@
-//! What a run has found out, as values, as JSON and as text.
+//! What a run has found out, as values and as JSON.
 
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::Step;
 use super::plan::{Figure, Scenario};
-use super::record::{Lately, Latencies, PHASES, Record};
+use super::record::{Lately, Latencies, Record};
 use super::text::{significant, time};
 use super::worker::Run;
 
@@ -137,9 +137,7 @@ impl Interval {
             p99_us: at(99.0),
         }
     }
-}
 
-impl Interval {
     /// A latency of it, if there was one.
     pub(super) fn latency(&self, us: f64) -> Option<f64> {
         (self.done > 0).then_some(us)
@@ -183,7 +181,6 @@ impl Report {
         let a_second = |count: f64| if seconds > 0.0 { count / seconds } else { 0.0 };
         let statements = run.statements.iter().zip(&record.statements);
         let names = Step::OPENING.map(Step::as_str).into_iter().chain(["first answer"]);
-        let phases: [_; PHASES] = std::array::from_fn(|phase| &record.phases[phase]);
         let mut causes: Vec<_> = record
             .causes
             .iter()
@@ -255,7 +252,7 @@ impl Report {
                 })
                 .collect(),
             phases: names
-                .zip(phases)
+                .zip(&record.phases)
                 .filter(|(_, latencies)| !latencies.is_empty())
                 .map(|(name, latencies)| Phase {
                     name: name.to_owned(),

@@ -4,7 +4,6 @@
 //! mysql_common reads and writes them. The drivers themselves open a connection in one call, which
 //! does not tell its steps apart.
 
-use std::future::ready;
 use std::mem;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -59,9 +58,9 @@ impl Session {
         patience: Duration,
     ) -> Result<(Self, Times), SessionError> {
         let mut laps = Laps { began: Instant::now(), times: Times::default(), patience };
-        let dialled = dial(addresses, patience).await;
-        let dialled = ready(dialled);
-        let (stream, peer) = laps.run(Step::Tcp, dialled).await?;
+        let failed = |problem| SessionError::new(Step::Tcp, problem);
+        let (stream, peer) = dial(addresses, patience).await.map_err(failed)?;
+        laps.passed(Step::Tcp);
         let mut channel = Channel::new(stream);
         let greeted = greeting(&mut channel, login);
         let greeting = laps.run(Step::Greeting, greeted).await?;
@@ -141,9 +140,13 @@ impl Laps {
         act: impl Future<Output = Result<T, Problem>>,
     ) -> Result<T, SessionError> {
         let result = within(self.patience, step, act).await?;
+        self.passed(step);
+        Ok(result)
+    }
+
+    fn passed(&mut self, step: Step) {
         let now = Instant::now();
         self.times[step as usize] = Some(now - mem::replace(&mut self.began, now));
-        Ok(result)
     }
 }
 

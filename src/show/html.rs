@@ -1,6 +1,10 @@
-//! What all pages share: their style, and text from outside inside HTML.
+//! What all pages share: their beginning, their style, and text from outside inside HTML.
 
 use std::fmt::{self, Display, Write};
+
+/// How a page begins.
+pub const HEAD: &str = "<!doctype html><html lang=en><meta charset=utf-8>\
+<meta name=viewport content='width=device-width'>";
 
 /// Light and dark as the reader's system is, and tables.
 pub const STYLE: &str = "\
