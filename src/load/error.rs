@@ -10,9 +10,6 @@ use thiserror::Error;
 
 use crate::net::connect::ConnectError;
 
-const UNANSWERED: &str =
-    "nothing answers: is there a route, and does a firewall or security group let this host in?";
-
 /// A step of a connection's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
@@ -159,7 +156,7 @@ impl SessionError {
 
     /// Whether nothing came.
     pub(super) fn is_timeout(&self) -> bool {
-        matches!(&self.problem, Problem::Timeout(_))
+        matches!(&self.problem, Problem::Timeout(_) | Problem::Connect(_, ConnectError::Timeout(_)))
     }
 
     /// What may help.
@@ -167,7 +164,10 @@ impl SessionError {
         Some(match (&self.problem, self.step) {
             (Problem::Connect(_, error), _) => match error.as_str() {
                 "refused" => "nobody listens there: are host and port right, and does it run?",
-                "timeout" | "unreachable" => UNANSWERED,
+                "timeout" | "unreachable" => {
+                    "nothing answers: is there a route, and does a firewall or security group let \
+                     this host in?"
+                }
                 "local" => "this host is out of descriptors or ports: see ulimit -n",
                 _ => return None,
             },
@@ -194,7 +194,6 @@ impl SessionError {
                 "--tls-ca names the authority's certificate; --tls verify-ca does not look at the \
                  name, --tls required at nothing"
             }
-            (Problem::Timeout(_), Step::Tcp) => UNANSWERED,
             (Problem::Closed | Problem::Broken(_), Step::Tls) => {
                 "the server gave TLS up: do its log and --tls-ca say why?"
             }
