@@ -142,7 +142,10 @@ fn a_server_that_refuses_is_not_held_and_not_pestered() {
         let packet = read_packet(&connect(bridge.listen));
         String::from_utf8_lossy(&packet).contains("Too many")
     };
-    until("the server's own word is heard", || refusals().then_some(()));
+    let in_hand = || bridge.metrics().sum("tidegate_pool_connections", &[]);
+    until("the server's own word is heard, and nothing is left of before", || {
+        (refusals() && in_hand() == 0.0).then_some(())
+    });
     let (dialled, visits) = (server.accepted(), 20);
     let said = (0..visits).filter(|_| refusals()).count();
     assert_eq!(said, visits, "each client hears the server");
