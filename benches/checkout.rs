@@ -20,6 +20,7 @@ use tidegate::drain::Drain;
 use tidegate::log::Repeats;
 use tidegate::metrics::Metrics;
 use tidegate::pool::{Pool, own_shard};
+use tidegate::tls::client::UpstreamLeg;
 use tidegate::upstream::Upstream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -84,6 +85,7 @@ impl Held {
         let (metrics, drain) = (Metrics::new(), Drain::new());
         let upstream = Arc::new(Upstream::new(
             config.upstreams.remove(0),
+            UpstreamLeg::Passthrough,
             config.tcp,
             Vec::new(),
             metrics.upstream("gw"),

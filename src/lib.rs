@@ -9,7 +9,7 @@
 //! | 0 | [`show`] | text for people: tables, HTML |
 //! | 0 | [`drain`], [`systemd`] | how it ends, and the service manager |
 //! | 1 | [`net`] | listening (TCP and Unix), dialling, socket options, PROXY headers |
-//! | 2 | [`tls`] | TLS towards servers |
+//! | 2 | [`tls`] | TLS with each side: certificates, whom to trust |
 //! | 2 | [`relay`] | the data plane: bytes between two sockets |
 //! | 3 | [`mysql`] | the wire protocol, without I/O but for its client |
 //! | 4 | [`upstream`] | a gateway's name, its addresses, a way to one of them |
@@ -17,6 +17,7 @@
 //! | 6 | [`proxy`] | one connection's story |
 //! | 7 | [`admin`] | probes, metrics, status, drain over HTTP |
 //! | side | [`control`] | a client of a running bridge's admin endpoint |
+//! | side | [`render`] | certificates, written to files |
 //! | side | [`load`] | a load generator for MySQL-protocol endpoints |
 //! | side | [`demo`] | embedded DNS and MySQL servers, and a tour of the bridge on them |
 //! | roof | [`app`], [`cli`], `main` | composition, command line, exit codes |
@@ -59,6 +60,7 @@ pub mod net;
 pub mod pool;
 pub mod proxy;
 pub mod relay;
+pub mod render;
 pub mod show;
 pub mod systemd;
 pub mod tls;

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::env;
 use std::error::Error;
 use std::ffi::OsStr;
+use std::fmt::Display;
 use std::fs;
 use std::future::pending;
 use std::io::{self, Write};
@@ -16,13 +17,14 @@ use std::time::Duration;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use tidegate::app::{self, App, BuildError};
-use tidegate::cli::{self, Cli, Command, Demo, Settings, Target};
-use tidegate::config::{self, Access, Config, ConfigError, Overrides, Raw, Source};
+use tidegate::cli::{self, Artefact, Cli, Command, Demo, Settings, Target};
+use tidegate::config::{self, Access, Config, ConfigError, Overrides, Raw, Source, UpstreamTls};
 use tidegate::control::{self, ControlError, Goal};
 use tidegate::demo::{self, DemoOptions};
 use tidegate::drain::{Drain, Signals};
-use tidegate::load::{self, Login, Plan, PlanError};
+use tidegate::load::{self, Login, Plan};
 use tidegate::log::{self, Chain};
+use tidegate::render::certificate::{self, Order, Signer};
 use tidegate::systemd;
 use tidegate::tls;
 use tokio::runtime;
@@ -47,13 +49,12 @@ fn main() -> ExitCode {
         Command::Run(settings) => {
             load(settings, &matches).and_then(|config| serve(config, || load(settings, &matches)))
         }
-        Command::Check(settings) => {
-            load(settings, &matches).and_then(|config| say(&config.to_toml()))
-        }
+        Command::Check(settings) => load(settings, &matches).and_then(|config| check(&config)),
         Command::Demo(demo) => show(demo),
         Command::Drain(drain) => begin_drain(drain, &matches),
         Command::Wait(wait) => wait_for(wait, &matches),
         Command::Status(status) => show_status(status, &matches),
+        Command::Render { artefact: Artefact::Certificate(flags) } => render_certificate(flags),
         Command::Load { scenario } => load_test(scenario),
     };
     match result {
@@ -105,6 +106,15 @@ fn load(settings: &Settings, matches: &ArgMatches) -> Result<Config, Failure> {
     let config = config::load(file.as_ref().map(File::parts), &given(matches)?)?;
     app::preflight(&config).map_err(|error| Failure::building(&error, BAD_CONFIG))?;
     Ok(config)
+}
+
+/// Prints the finished values, and what is to be said of the files that they name.
+fn check(config: &Config) -> Result<(), Failure> {
+    let found = app::preflight(config).map_err(|error| Failure::building(&error, BAD_CONFIG))?;
+    for warning in found.warnings() {
+        let _ = writeln!(io::stderr(), "tidegate: warning: {warning}");
+    }
+    say(&config.to_toml())
 }
 
 /// Which bridge is meant; `keys` are those that are looked for. A file in which none of them is
@@ -251,6 +261,22 @@ fn tell(answer: impl Future<Output = Result<String, ControlError>>) -> Result<()
     say(&text)
 }
 
+fn render_certificate(flags: &cli::Certificate) -> Result<(), Failure> {
+    let signer = match flags.ca_cert.clone().zip(flags.ca_key.clone()) {
+        Some((certificate, key)) => Signer::Authority { certificate, key },
+        None if flags.ca => Signer::NewAuthority,
+        None => Signer::Itself,
+    };
+    let names = all("NAME", &flags.names)?;
+    let (out, days, force) = (flags.out.clone(), flags.days, flags.force);
+    let rendered = certificate::render(&Order { names, out, days, signer, force });
+    let rendered = rendered.map_err(|error| {
+        let code = if error.is_usage() { USAGE } else { FAILED };
+        Failure::with_hint(&error, error.hint(), code)
+    })?;
+    say(&rendered.to_string())
+}
+
 fn load_test(scenario: &cli::Scenario) -> Result<(), Failure> {
     use cli::Scenario::{Bulk, Compare, Connect, Idle, Ping, Query};
     let (work, flags) = match scenario {
@@ -285,17 +311,12 @@ fn create(flag: &str, path: &Path) -> Result<fs::File, Failure> {
 /// The plan that the flags describe.
 fn plan(scenario: load::Scenario, flags: &cli::Load) -> Result<Plan, Failure> {
     let target: load::Target = flag("--target", flags.target.parse())?;
-    let mode = match flags.tls.as_str() {
-        "required" => Some(tls::client::Mode::Required),
-        "verify-ca" => Some(tls::client::Mode::VerifyCa),
-        "verify-identity" => Some(tls::client::Mode::VerifyIdentity),
-        _ => None,
-    };
-    if flags.tls_ca.is_some() && matches!(mode, None | Some(tls::client::Mode::Required)) {
+    let mode: UpstreamTls = flag("--tls", flags.tls.parse())?;
+    if flags.tls_ca.is_some() && !mode.is_verified() {
         return Err(usage("--tls-ca: of no use without --tls verify-ca or verify-identity"));
     }
-    let connector = mode.map(|mode| tls::client::connector(mode, flags.tls_ca.as_deref()));
-    let connector = connector.transpose().map_err(Failure::running)?;
+    let connector = tls::client::connector(mode, flags.tls_ca.as_deref());
+    let connector = connector.map_err(|error| Failure::with_hint(&error, error.hint(), FAILED))?;
     if flags.rate.is_some_and(|rate| !(0.001..=1e6).contains(&rate)) {
         return Err(usage("--rate: expected a number from 0.001 to 1000000"));
     }
@@ -357,11 +378,11 @@ fn usage(message: &str) -> Failure {
 }
 
 /// A flag's value, or whose it is that is wrong.
-fn flag<T>(name: &str, value: Result<T, PlanError>) -> Result<T, Failure> {
+fn flag<T>(name: &str, value: Result<T, impl Display>) -> Result<T, Failure> {
     value.map_err(|error| Failure { code: USAGE, message: format!("{name} {error}") })
 }
 
-fn all<T: FromStr<Err = PlanError>>(name: &str, values: &[String]) -> Result<Vec<T>, Failure> {
+fn all<T: FromStr<Err: Display>>(name: &str, values: &[String]) -> Result<Vec<T>, Failure> {
     values.iter().map(|value| flag(name, value.parse())).collect()
 }
 

@@ -5,6 +5,7 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Output;
 
@@ -136,9 +137,11 @@ fn every_setting_comes_from_its_flag_before_its_variable_before_its_key() {
         ("listener", "pool", "off"),
         ("listener", "unix_mode", "0600"),
         ("listener", "proxy_protocol_from", "10.0.0.0/8"),
+        ("listener", "client_tls", "off"),
         ("listener", "proxy_protocol_timeout", "2s"),
         ("upstream", "connect_timeout", "2s"),
         ("upstream", "send_proxy_protocol", "v2"),
+        ("upstream", "upstream_tls", "passthrough"),
     ];
     for (table, key, good) in cases {
         let flag = format!("--{}", key.replace('_', "-"));
@@ -198,6 +201,10 @@ fn what_is_not_said_has_the_default_of_the_contract() {
         "proxy_protocol_from = []",
         "proxy_protocol_timeout = \"5s\"",
         "send_proxy_protocol = \"off\"",
+        "client_tls = \"off\"",
+        "tls_cert = []",
+        "tls_key = []",
+        "upstream_tls = \"passthrough\"",
     ] {
         assert!(printed.lines().any(|printed| printed == line), "no `{line}` in:\n{printed}");
     }
@@ -252,6 +259,13 @@ fn a_wrong_value_is_refused_with_key_value_and_what_was_expected() {
             "off, v1 or v2",
         ),
         (
+            format!("{SMALL}[[listener]]\nclient_tls = \"on\"\n"),
+            "client_tls",
+            "on",
+            "off, optional or required",
+        ),
+        (format!("{SMALL}upstream_tls = \"verify\"\n"), "upstream_tls", "verify", "verify-ca"),
+        (
             format!("{SMALL}[[listener]]\nallow_any = \"maybe\"\n"),
             "allow_any",
             "maybe",
@@ -294,6 +308,47 @@ fn a_listener_that_other_hosts_can_reach_must_be_meant() {
         );
         check(&format!("{text}allow_any = true\n"));
     }
+}
+
+/// The messages are those of start and check; a reload has them in the log.
+#[test]
+fn a_certificate_that_cannot_be_used_is_refused_with_its_key_its_file_and_a_hint() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    for name in ["a.test", "b.test"] {
+        let made = tidegate(&["render", "certificate", "--out", &at(""), name]);
+        assert!(made.status.success(), "{}", stderr(&made));
+    }
+    fs::write(at("junk"), "junk").unwrap();
+    let text = |certificate: &str, key: &str, upstream: &str| {
+        format!(
+            "[[listener]]\nname = \"app\"\nclient_tls = \"required\"\ntls_cert = \"{}\"\n\
+             tls_key = \"{}\"\n[upstream.tidb]\ngateway = \"gw.example.com\"\n{upstream}\n",
+            at(certificate),
+            at(key)
+        )
+    };
+    let off = "upstream_tls = \"off\"";
+    let verified = format!("upstream_tls = \"verify-ca\"\ntls_ca = \"{}\"", at("junk"));
+    for (text, place, key, file) in [
+        (text("none.crt", "a.test.key", off), "the listener `app`: ", "tls_cert", "none.crt"),
+        (text("a.test.crt", "junk", off), "the listener `app`: ", "tls_key", "junk"),
+        (text("a.test.crt", "b.test.key", off), "the listener `app`: ", "tls_key", "b.test.key"),
+        (text("a.test.crt", "a.test.key", &verified), "[upstream.tidb]: ", "tls_ca", "junk"),
+    ] {
+        let (_, said) = refused(&text);
+        let begin = format!("tidegate: {place}{key} is {}: ", at(file));
+        assert!(said.starts_with(&begin) && said.contains("\nhint: "), "{said}");
+    }
+    // What can be used is, and what is to be said of it goes where the values do not.
+    let open = fs::Permissions::from_mode(0o644);
+    fs::set_permissions(at("a.test.key"), open).unwrap();
+    let config = support::bridge::file(&text("a.test.crt", "a.test.key", off));
+    let output = tidegate(&["check", "--config", config.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let warned = stderr(&output);
+    let begin = format!("tidegate: warning: the listener `app`: tls_key {}", at("a.test.key"));
+    assert!(warned.starts_with(&begin) && warned.contains("0644"), "{warned}");
 }
 
 #[test]
@@ -342,6 +397,15 @@ fn every_flag_of_run_is_in_its_help_with_its_variable() {
         "proxy-protocol-from",
         "proxy-protocol-timeout",
         "send-proxy-protocol",
+        "client-tls",
+        "tls-cert",
+        "tls-key",
+        "client-ca",
+        "upstream-tls",
+        "tls-ca",
+        "tls-server-name",
+        "tls-client-cert",
+        "tls-client-key",
     ] {
         assert!(help.contains(&format!("--{name}")), "--{name} is missing:\n{help}");
         let variable = format!("TIDEGATE_{}", name.replace('-', "_").to_uppercase());

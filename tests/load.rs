@@ -104,7 +104,7 @@ fn tls_is_as_strict_as_it_is_asked_to_be() {
         assert!(said.contains("hint: --tls-ca names"), "{said}");
     }
     let said = load.refused(&["ping"], &["--tls", "verify-ca", "--tls-ca", "/nowhere.pem"]);
-    assert!(said.contains("cannot read /nowhere.pem"), "{said}");
+    assert!(said.contains("tls_ca is /nowhere.pem: it cannot be read"), "{said}");
 }
 
 #[test]

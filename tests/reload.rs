@@ -4,15 +4,17 @@
 
 mod support;
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use rustix::process::Signal;
 use serde_json::Value;
 
-use support::bridge::Bridge;
+use support::bridge::{Bridge, tidegate};
 use support::tcp::{
     accept, connect, echo, free_port, listener, read_exactly, read_to_the_end, through, try_connect,
 };
@@ -242,6 +244,59 @@ fn an_endpoint_that_leaves_the_file_while_it_is_dialled_serves_its_client() {
     bridge.reload();
     server.write_all(b"hello").unwrap();
     assert_eq!(read_exactly(&client, 5), b"hello");
+}
+
+#[test]
+fn certificates_are_read_again_although_the_file_that_names_them_is_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().to_str().unwrap();
+    let make = |days: &str, name: &str| {
+        let args = ["render", "certificate", "--out", out, "--force", "--days", days, name];
+        let output = tidegate(&args);
+        assert!(output.status.success(), "{output:?}");
+    };
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    make("10", "db.test");
+    make("10", "other.test");
+    let tls = format!(
+        "client_tls = \"required\"\ntls_cert = \"{}\"\ntls_key = \"{}\"",
+        at("db.test.crt"),
+        at("db.test.key")
+    );
+    let (gateway, _held) = support::tcp::nobody();
+    let text =
+        text("", ANY, &tls, gateway, "upstream_tls = \"off\"").replace("\"tcp\"", "\"mysql\"");
+    let bridge = Bridge::from_file(&text).start();
+    let series = "tidegate_certificate_expiry_timestamp_seconds";
+    let client = [("side", "client")];
+    let expiry = || bridge.metrics().sum(series, &client);
+    let first = expiry();
+    assert!(bridge.metrics().samples(series, &[("side", "upstream")]).is_empty());
+
+    make("20", "db.test");
+    let said = bridge.reload();
+    assert!(said.contains("\"reloaded\""), "{said}");
+    let second = expiry();
+    assert!((second - first - 10.0 * 86_400.0).abs() < 3_600.0, "{first} {second}");
+
+    fs::copy(at("other.test.key"), at("db.test.key")).unwrap();
+    let said = bridge.reload();
+    for part in ["cannot reload", "`app`", "tls_key", "db.test.key", "not the key"] {
+        assert!(said.contains(part), "no {part} in:\n{said}");
+    }
+    assert_eq!(expiry(), second);
+    assert_eq!(bridge.get("/livez").status, 200);
+
+    make("20", "db.test");
+    fs::set_permissions(at("db.test.key"), fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(bridge.reload().contains("\"reloaded\""));
+    let warned = |line: &&String| line.contains("WARN") && line.contains("0644");
+    assert_eq!(bridge.log().iter().filter(warned).count(), 1, "{:?}", bridge.log());
+
+    bridge.rewrite(&text.replace(&tls, "").replace("upstream_tls = \"off\"", ""));
+    let said = bridge.reload();
+    assert!(said.contains("client_tls tls_cert tls_key upstream_tls"), "{said}");
+    assert!(bridge.metrics().samples(series, &[]).is_empty());
 }
 
 #[test]

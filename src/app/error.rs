@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use crate::config::TokenError;
 use crate::net::unix;
+use crate::tls::TlsError;
 
 /// Why a bridge cannot start.
 #[derive(Debug, Error)]
@@ -46,6 +47,14 @@ pub enum BuildError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A side's TLS cannot be set up.
+    #[error("{place}")]
+    Tls {
+        /// The section of the configuration.
+        place: String,
+        /// What stands in the way.
+        source: Box<TlsError>,
+    },
     /// The admin token is to come from a file that has none.
     #[error(transparent)]
     Token(#[from] TokenError),
@@ -57,11 +66,15 @@ impl BuildError {
         let source = match self {
             Self::Bind { source, .. } => source,
             Self::Unix { source, .. } => return source.hint(),
+            Self::Tls { source, .. } => return source.hint(),
             Self::CongestionControl { .. } => {
                 return Some("see net.ipv4.tcp_allowed_congestion_control, or set system");
             }
             Self::Exposed { .. } => {
-                return Some("set `allow` or allow_any, or a loopback address in the socket unit");
+                return Some(
+                    "set `allow`, client_tls = \"required\" or allow_any, or a loopback address in the \
+                     socket unit",
+                );
             }
             Self::Token(_) => return None,
         };

@@ -9,6 +9,7 @@
 
 mod bindings;
 mod error;
+mod preflight;
 mod reload;
 mod threads;
 
@@ -24,14 +25,14 @@ use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
 use crate::admin::{Admin, DeepCheck, Parts, View};
-use crate::config::{self, Bind, Config, Protocol, read_token};
+use crate::config::{self, Config, Protocol};
 use crate::drain::{Drain, Phase};
 use crate::metrics::Metrics;
 use crate::net::address::Address;
+use crate::net::descriptors;
 use crate::net::listener::{Listener, Socket};
-use crate::net::{descriptors, socket, unix};
 use crate::pool::{Places, Pool};
-use crate::proxy::{Limits, Proxy};
+use crate::proxy::{Limits, Proxy, SealingKey};
 use crate::systemd::{self, Inherited};
 use crate::upstream::Upstream;
 use crate::{log, relay};
@@ -39,6 +40,7 @@ use bindings::{Binding, adopt, bind_all, bind_as_passed, open};
 use threads::{ToThread, watch_over};
 
 pub use error::{BuildError, RunError};
+pub use preflight::{Preflight, preflight};
 
 /// Time for sessions that were told to close to be gone.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -59,6 +61,7 @@ pub struct App {
     limits: Arc<Limits>,
     /// Warm connections of all pools.
     places: Arc<Places>,
+    sealing_key: SealingKey,
     pools: Vec<Arc<Pool>>,
     /// Limit of open files; `None`: any number.
     descriptors: Option<u64>,
@@ -80,23 +83,6 @@ pub struct App {
     resolving: Vec<(Arc<Upstream>, AbortHandle)>,
 }
 
-/// Looks at what a configuration asks of this host, and returns the admin token, if any.
-pub fn preflight(config: &Config) -> Result<Option<String>, BuildError> {
-    if let Some(name) = &config.tcp.congestion_control {
-        socket::try_congestion_control(name)
-            .map_err(|source| BuildError::CongestionControl { name: name.clone(), source })?;
-    }
-    for listener in &config.listeners {
-        for bind in &listener.bind {
-            if let Bind::Unix(path) = bind {
-                unix::preflight(path, &listener.unix)
-                    .map_err(|source| BuildError::Unix { path: path.clone(), source })?;
-            }
-        }
-    }
-    Ok(config.admin_token_file.as_deref().map(read_token).transpose()?)
-}
-
 impl App {
     /// Binds everything that was not `inherited` and wires the rooms together; nothing is served
     /// yet, but the kernel already queues connections.
@@ -107,7 +93,8 @@ impl App {
         log: log::Control,
     ) -> Result<Self, BuildError> {
         let descriptors = descriptors::raise_limit();
-        let token = preflight(&config)?;
+        let found = preflight(&config)?;
+        found.tell(&config);
         bind_as_passed(&mut config.listeners, &inherited)?;
         let mut bindings = Vec::new();
         adopt(&inherited, &config.listeners, config.threads, &config.tcp, &mut bindings)?;
@@ -120,6 +107,7 @@ impl App {
             metrics: Arc::new(Metrics::new()),
             limits: Limits::new(most_connections(&config, descriptors)),
             places: Arc::default(),
+            sealing_key: SealingKey::default(),
             pools: Vec::new(),
             descriptors,
             admin_socket: admin_socket.pop(),
@@ -134,7 +122,7 @@ impl App {
             resolving: Vec::new(),
             config,
         };
-        app.install(bound, token);
+        app.install(bound, found);
         Ok(app)
     }
 

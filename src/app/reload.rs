@@ -6,12 +6,14 @@ use tracing::{error, info, warn};
 
 use super::bindings::{Binding, adopt, bind_all, bind_as_passed};
 use super::threads::ToThread;
-use super::{App, BuildError, most_connections, period, preflight};
+use super::{App, BuildError, Preflight, most_connections, period, preflight};
 use crate::admin::View;
 use crate::config::{self, Class, Config};
 use crate::log::Chain;
+use crate::metrics::timestamp;
 use crate::pool::Pool;
 use crate::proxy::{Proxy, Unserved};
+use crate::tls::client::UpstreamLeg;
 use crate::upstream::Upstream;
 
 impl App {
@@ -25,7 +27,8 @@ impl App {
     }
 
     fn adopt(&mut self, mut config: Config) -> Result<(), BuildError> {
-        let token = preflight(&config)?;
+        // The files that it names may have changed although it has not.
+        let found = preflight(&config)?;
         bind_as_passed(&mut config.listeners, &self.passed)?;
         let changes = config::changes(&self.config, &config);
         let of = |class| {
@@ -38,8 +41,9 @@ impl App {
         self.log.set_level(config.log.level);
         self.limits.set_most(most_connections(&config, self.descriptors));
         self.periods.send_replace(period(&config));
+        found.tell(&config);
         self.config = config;
-        self.install(bound, token);
+        self.install(bound, found);
         self.resolve();
         info!(live = of(Class::Live), new_sessions = of(Class::NewSessions), "reloaded");
         if changes.iter().any(|(_, class)| *class == Class::Restart) {
@@ -49,14 +53,22 @@ impl App {
     }
 
     /// Puts the configuration to work on these addresses. What it no longer has is given up.
-    pub(super) fn install(&mut self, bound: Vec<Vec<Binding>>, token: Option<String>) {
+    pub(super) fn install(&mut self, bound: Vec<Vec<Binding>>, found: Preflight) {
         let before = self.view.borrow().clone();
-        let upstreams: Vec<_> =
-            self.config.upstreams.iter().map(|config| self.upstream(config, &before)).collect();
+        let tls_metrics = self.metrics.tls();
+        tls_metrics.client_expiry.set(timestamp(found.expires()));
+        let Preflight { token, terminators, legs, .. } = found;
+        let upstreams: Vec<_> = self
+            .config
+            .upstreams
+            .iter()
+            .zip(legs)
+            .map(|(config, leg)| self.upstream(config, leg, &before))
+            .collect();
         let pools = self.pools(&upstreams);
         let mut proxies = Vec::new();
         let mut bindings = Vec::new();
-        for (listener, mut own) in self.config.listeners.iter().zip(bound) {
+        for ((listener, mut own), tls) in self.config.listeners.iter().zip(bound).zip(terminators) {
             let upstream = upstreams
                 .iter()
                 .find(|upstream| upstream.name() == listener.upstream)
@@ -69,8 +81,11 @@ impl App {
                 tcp: self.config.tcp.clone(),
                 upstream: upstream.clone(),
                 pool: pools.iter().find(|pool| pool.is_for(listener)).cloned(),
+                tls,
                 gate: self.limits.gate(&listener.name),
                 metrics: self.metrics.listener(&listener.name, listener.pool.results()),
+                tls_metrics: tls_metrics.clone(),
+                sealing_key: self.sealing_key.clone(),
                 unserved: Unserved::new(&listener.name, self.log.repeats()),
                 drain: self.drain.clone(),
             });
@@ -118,20 +133,33 @@ impl App {
         upstreams.iter().filter(is_warm).map(pool).collect()
     }
 
-    /// The upstream of a section: the same as before if nothing of it has changed.
-    fn upstream(&self, config: &config::Upstream, before: &View) -> Arc<Upstream> {
+    /// The upstream of a section: the same as before if nothing of it has changed, and nothing in its
+    /// files.
+    fn upstream(
+        &self,
+        config: &config::Upstream,
+        leg: UpstreamLeg,
+        before: &View,
+    ) -> Arc<Upstream> {
         let tcp = &self.config.tcp;
         let nameservers = &self.config.nameservers;
         let old = before.upstreams.iter().find(|old| old.name() == config.name);
         if let Some(old) = old
-            && old.is_of(config, tcp, nameservers)
+            && old.is_of(config, &leg, tcp, nameservers)
         {
             return old.clone();
         }
         let metrics = self.metrics.upstream(&config.name);
         let (config, tcp, drain) = (config.clone(), tcp.clone(), self.drain.clone());
-        let new =
-            Upstream::new(config, tcp, nameservers.clone(), metrics, drain, self.log.repeats());
+        let new = Upstream::new(
+            config,
+            leg,
+            tcp,
+            nameservers.clone(),
+            metrics,
+            drain,
+            self.log.repeats(),
+        );
         if let Some(old) = old {
             new.take_over(old);
         }

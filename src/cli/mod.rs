@@ -1,6 +1,8 @@
 //! The command line: types and help texts, no behaviour.
 
 mod load;
+mod render;
+mod tls;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,13 +10,15 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 pub use load::{Load, Scenario};
+pub use render::{Artefact, Certificate};
+pub use tls::Tls;
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0   ended as asked: drained, checked, shown, reached
+  0   ended as asked: drained, checked, shown, reached, written
   1   failed while running: a port is taken, a second signal, a step of the demo, a bridge that
       does not answer, refuses, or is not what it was waited for in time; a load test that
-      cannot begin, or that broke a bound
+      cannot begin, or that broke a bound; a file that cannot be written, or is there already
   2   wrong usage: an unknown flag, a flag's bad value
   78  bad configuration: the file or an environment variable (EX_CONFIG)";
 
@@ -58,6 +62,13 @@ pub enum Command {
     /// Shows a running bridge's listeners, upstreams and endpoints.
     #[command(after_help = EXIT_CODES)]
     Status(Status),
+    /// Writes what a set-up needs besides the configuration.
+    #[command(after_help = EXIT_CODES)]
+    Render {
+        /// What is written.
+        #[command(subcommand)]
+        artefact: Artefact,
+    },
     /// Load-tests a MySQL-protocol endpoint, through a bridge or not.
     #[command(after_help = EXIT_CODES)]
     Load {
@@ -100,6 +111,10 @@ pub struct Settings {
     /// [default: off].
     #[arg(long, value_name = "MODE", env = "TIDEGATE_POOL")]
     pub pool: Option<String>,
+
+    /// TLS of each side.
+    #[command(flatten)]
+    pub tls: Tls,
 
     /// Listens on addresses that other hosts can reach.
     #[arg(long, value_name = "BOOL", env = "TIDEGATE_ALLOW_ANY")]

@@ -47,6 +47,10 @@ const LISTENER: &[(&str, Class)] = &[
     ("upstream", NewSessions),
     ("pool", NewSessions),
     ("protocol", NewSessions),
+    ("client_tls", NewSessions),
+    ("tls_cert", NewSessions),
+    ("tls_key", NewSessions),
+    ("client_ca", NewSessions),
     ("allow_any", Live),
     ("allow", NewSessions),
     ("deny", NewSessions),
@@ -78,6 +82,11 @@ const UPSTREAM: &[(&str, Class)] = &[
     ("send_proxy_protocol", NewSessions),
     ("warm_min", NewSessions),
     ("warm_max_age", NewSessions),
+    ("upstream_tls", NewSessions),
+    ("tls_ca", NewSessions),
+    ("tls_server_name", NewSessions),
+    ("tls_client_cert", NewSessions),
+    ("tls_client_key", NewSessions),
 ];
 
 /// The kinds of places in a file, and their keys.

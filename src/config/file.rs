@@ -91,7 +91,8 @@ pub(super) struct Section {
     /// Where the table begins.
     pub source: Source,
     entries: BTreeMap<String, Raw>,
-    known: Vec<&'static str>,
+    /// The keys that were taken, and where they stand.
+    known: BTreeMap<&'static str, Option<Source>>,
 }
 
 impl Default for Section {
@@ -103,20 +104,26 @@ impl Default for Section {
 impl Section {
     /// A table without a key.
     pub fn empty(title: String, source: Source) -> Self {
-        Self { title, source, entries: BTreeMap::new(), known: Vec::new() }
+        Self { title, source, entries: BTreeMap::new(), known: BTreeMap::new() }
     }
 
     /// Takes a key out; from then on it counts as known.
     pub fn take(&mut self, key: &'static str) -> Option<Raw> {
-        self.known.push(key);
-        self.entries.remove(key)
+        let raw = self.entries.remove(key);
+        self.known.insert(key, raw.as_ref().map(|raw| raw.source.clone()));
+        raw
+    }
+
+    /// Where a key stands that was taken; where the table begins, if it is not in it.
+    pub fn source_of(&self, key: &str) -> Source {
+        self.known.get(key).cloned().flatten().unwrap_or_else(|| self.source.clone())
     }
 
     /// Refuses what was not taken. `also` are known names that are tables, not keys.
     pub fn finish(self, also: &[&'static str]) -> Result<(), ConfigError> {
         let Some((key, raw)) = self.entries.into_iter().next() else { return Ok(()) };
         let error = ConfigError::new(raw.source, format!("unknown key `{key}` in {}", self.title));
-        Err(error.did_you_mean(&key, self.known.iter().chain(also).copied()))
+        Err(error.did_you_mean(&key, self.known.keys().chain(also).copied()))
     }
 }
 

@@ -1,7 +1,7 @@
 //! How a key is looked up: its override before what its section says, and each value parsed.
 
 use super::error::ConfigError;
-use super::file::{Overrides, Raw, Section};
+use super::file::{Overrides, Raw, Section, Source};
 
 /// A section under the overrides: how one key is looked up.
 pub(super) struct Keys<'s> {
@@ -13,6 +13,12 @@ impl Keys<'_> {
     fn raw(&mut self, key: &'static str) -> Option<Raw> {
         let written = self.section.take(key);
         self.overrides.0.get(key).cloned().or(written)
+    }
+
+    /// Where a key stands that was looked up.
+    pub fn source_of(&self, key: &str) -> Source {
+        let given = self.overrides.0.get(key).map(|raw| raw.source.clone());
+        given.unwrap_or_else(|| self.section.source_of(key))
     }
 
     pub fn one<T>(

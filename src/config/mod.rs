@@ -9,8 +9,13 @@ mod classes;
 mod error;
 mod file;
 mod keys;
+mod listeners;
 mod parsers;
+mod tls;
+#[cfg(test)]
+mod tls_tests;
 mod unix;
+mod upstreams;
 mod validate;
 #[cfg(test)]
 mod validate_tests;
@@ -31,6 +36,7 @@ pub use classes::{Class, changes, keep_until_restart};
 pub use error::ConfigError;
 pub use file::{Overrides, Raw, Source, check_variables};
 pub use parsers::default_threads;
+pub use tls::{ClientTls, Origination, Termination, UpstreamTls};
 pub use unix::{Mode, Owner, UnixSocket};
 pub use value::{Bind, Gateway, is_public};
 
@@ -143,6 +149,9 @@ pub struct Listener {
     pub pool: Pool,
     /// What is spoken.
     pub protocol: Protocol,
+    /// TLS towards its clients.
+    #[serde(flatten)]
+    pub tls: Termination,
     /// Whether a bind that other hosts can reach is meant, although anybody may connect.
     pub allow_any: bool,
     /// Networks whose hosts may connect; empty: all.
@@ -188,10 +197,11 @@ impl Listener {
         self.bind.iter().any(|bind| matches!(bind, Bind::Unix(_)))
     }
 
-    /// Whether any host that reaches this address of it could use the gateway, and nobody has said
-    /// that this is meant.
+    /// Whether any host that reaches this address of it could use the gateway, without TLS, and
+    /// nobody has said that this is meant.
     pub fn is_exposed_at(&self, address: SocketAddr) -> bool {
-        !address.ip().is_loopback() && !self.allow_any && self.allow.is_empty()
+        let is_guarded = !self.allow.is_empty() || self.tls.client_tls == ClientTls::Required;
+        !address.ip().is_loopback() && !self.allow_any && !is_guarded
     }
 }
 
@@ -269,6 +279,9 @@ pub struct Upstream {
     /// Connections that are made before their clients come.
     #[serde(flatten)]
     pub warm: Warm,
+    /// TLS towards it.
+    #[serde(flatten)]
+    pub tls: Origination,
 }
 
 /// The connections to an upstream that listeners with [`Pool::Warm`] hold.

@@ -1,7 +1,8 @@
 //! The joining of flags, file and defaults, and what is refused.
 
 use super::file::{Overrides, Raw, Source};
-use super::validate::{DEFAULT_BIND, UNNAMED_UPSTREAM};
+use super::listeners::DEFAULT_BIND;
+use super::upstreams::UNNAMED_UPSTREAM;
 use super::{check_variables, load, parse};
 
 const SMALL: &str = "[upstream.tidb]\ngateway = \"gw.example.com\"\n";
@@ -79,8 +80,18 @@ fn an_address_for_one_of_several_listeners_is_refused() {
 #[test]
 fn a_bind_that_other_hosts_reach_must_be_meant() {
     let text = format!("{SMALL}[[listener]]\nbind = \"0.0.0.0:4000\"\n");
-    assert!(error(&text).contains("allow_any = true"));
+    let said = error(&text);
+    for way in ["allow = [", "client_tls = \"required\"", "allow_any = true"] {
+        assert!(said.contains(way), "{said}");
+    }
     assert!(parse(&format!("{text}allow_any = true\n"), "t.toml").is_ok());
+    let tls = |mode: &str| {
+        let upstream = "[upstream.tidb]\ngateway = \"gw.example.com\"\nupstream_tls = \"off\"\n";
+        let tls = format!("client_tls = \"{mode}\"\ntls_cert = \"/c\"\ntls_key = \"/k\"\n");
+        format!("{upstream}[[listener]]\nbind = \"0.0.0.0:4000\"\n{tls}")
+    };
+    parse(&tls("required"), "t.toml").unwrap();
+    assert!(error(&tls("optional")).contains("allow_any = true"));
 }
 
 #[test]
@@ -129,8 +140,10 @@ fn the_full_file_holds_every_key_at_its_default() {
         })
     };
     assert_eq!(keys(full), keys(&config.to_toml()));
-    // The only key without a default value.
-    assert!(full.contains("\n# admin_token_file = "));
+    // The keys without a default value.
+    for key in ["admin_token_file", "client_ca", "tls_ca", "tls_server_name", "tls_client_cert"] {
+        assert!(full.contains(&format!("\n# {key} = ")), "{key}");
+    }
 }
 
 #[test]

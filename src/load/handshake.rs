@@ -2,19 +2,17 @@
 
 use std::collections::HashMap;
 
-use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OaepPublicEncryptingKey, PublicEncryptingKey};
 use mysql_common::constants::CapabilityFlags;
 use mysql_common::io::ParseBuf;
 use mysql_common::packets::{
     AuthPlugin, AuthSwitchRequest, CommonOkPacket, HandshakePacket, HandshakeResponse, SslRequest,
 };
 use mysql_common::proto::MySerialize;
-use rustls::pki_types::SubjectPublicKeyInfoDer;
-use rustls::pki_types::pem::PemObject;
 
 use super::channel::{Channel, refusal};
 use super::error::Problem;
 use super::plan::Login;
+use crate::mysql::rsa::seal;
 use crate::show::table::harmless;
 
 /// What is announced as the longest packet: as the drivers do.
@@ -186,18 +184,9 @@ async fn full(channel: &mut Channel, login: &Login, nonce: &[u8]) -> Result<(), 
         }
         _ => return Err(Problem::Malformed("no public key where one was asked for")),
     };
-    password.iter_mut().zip(nonce.iter().cycle()).for_each(|(byte, mask)| *byte ^= mask);
-    let sealed = seal(&password, key).ok_or(Problem::Malformed("the public key cannot be used"))?;
+    let sealed =
+        seal(&password, nonce, key).ok_or(Problem::Malformed("the public key cannot be used"))?;
     channel.send(&Raw(&sealed)).await
-}
-
-/// RSA-OAEP with SHA-1, as MySQL wants it.
-fn seal(password: &[u8], key: &[u8]) -> Option<Vec<u8>> {
-    let key = SubjectPublicKeyInfoDer::from_pem_slice(key).ok()?;
-    let key = OaepPublicEncryptingKey::new(PublicEncryptingKey::from_der(&key).ok()?).ok()?;
-    let mut sealed = vec![0; key.ciphertext_size()];
-    key.encrypt(&OAEP_SHA1_MGF1SHA1, password, &mut sealed, None).ok()?;
-    Some(sealed)
 }
 
 /// A payload as it is.

@@ -1,7 +1,9 @@
 //! Every metric of the process: names, labels, buckets and typed handles in one place.
 
 mod pool;
+mod tls;
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus::core::Collector;
@@ -14,6 +16,7 @@ use prometheus::{
 use pool::Pools;
 
 pub use pool::PoolMetrics;
+pub use tls::{Tls, timestamp};
 
 /// 100 us to 30 s: loopback to a dial deadline.
 const CONNECT_BUCKETS: &[f64] = &[
@@ -41,6 +44,7 @@ pub struct Metrics {
     dns_last_success: GaugeVec,
     endpoints: IntGaugeVec,
     pools: Pools,
+    tls: tls::Families,
     log_lines_dropped: IntCounter,
 }
 
@@ -53,7 +57,7 @@ pub struct ListenerMetrics {
     /// Connections open now.
     pub open: IntGauge,
     /// Bytes relayed.
-    pub relayed: Relayed,
+    pub relayed: Arc<Relayed>,
     /// Accept to an upstream connection in hand, seconds, by pool result.
     connect: Vec<(&'static str, Histogram)>,
     /// Accept to close, seconds.
@@ -63,7 +67,7 @@ pub struct ListenerMetrics {
 }
 
 /// Bytes relayed, counted while they move.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Relayed {
     /// From clients to the upstream.
     pub to_upstream: Bytes,
@@ -72,12 +76,14 @@ pub struct Relayed {
 }
 
 /// Bytes of one direction, by the path that they took.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Bytes {
     /// Read into the bridge and written again.
     pub copied: IntCounter,
     /// Moved from socket to socket by the kernel.
     pub spliced: IntCounter,
+    /// Through TLS that ends in the bridge.
+    pub tls: IntCounter,
 }
 
 /// The handles of one upstream.
@@ -163,6 +169,7 @@ impl Metrics {
                 &["upstream", "state"],
             ),
             pools: Pools::new(),
+            tls: tls::Families::new(),
             log_lines_dropped: valid(IntCounter::new(
                 "tidegate_log_lines_dropped_total",
                 "Log lines dropped because stderr did not keep up.",
@@ -190,7 +197,8 @@ impl Metrics {
             Box::new(metrics.log_lines_dropped.clone()),
             Box::new(ProcessCollector::for_self()),
         ];
-        for family in families.into_iter().chain(metrics.pools.families()) {
+        let of_rooms = metrics.pools.families().into_iter().chain(metrics.tls.collectors());
+        for family in families.into_iter().chain(of_rooms) {
             valid(metrics.registry.register(family));
         }
         metrics
@@ -201,15 +209,16 @@ impl Metrics {
         let bytes = |direction| Bytes {
             copied: self.bytes.with_label_values(&[name, direction, "copy"]),
             spliced: self.bytes.with_label_values(&[name, direction, "splice"]),
+            tls: self.bytes.with_label_values(&[name, direction, "tls"]),
         };
         ListenerMetrics {
             name: name.to_owned(),
             connections: self.connections.with_label_values(&[name]),
             open: self.open.with_label_values(&[name]),
-            relayed: Relayed {
+            relayed: Arc::new(Relayed {
                 to_upstream: bytes("client_to_upstream"),
                 to_client: bytes("upstream_to_client"),
-            },
+            }),
             connect: pool_results
                 .iter()
                 .map(|result| (*result, self.connect.with_label_values(&[name, *result])))
@@ -237,6 +246,11 @@ impl Metrics {
         self.pools.of(name)
     }
 
+    /// The handles of TLS.
+    pub fn tls(&self) -> Tls {
+        self.tls.handles()
+    }
+
     /// Connections open now, those of listeners that are gone among them.
     pub fn open_connections(&self) -> i64 {
         let families = self.open.collect();
@@ -259,7 +273,7 @@ impl Metrics {
 impl Bytes {
     /// Those of all paths.
     pub fn total(&self) -> u64 {
-        self.copied.get() + self.spliced.get()
+        self.copied.get() + self.spliced.get() + self.tls.get()
     }
 }
 
@@ -329,6 +343,8 @@ fn valid<T>(result: prometheus::Result<T>) -> T {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -340,6 +356,23 @@ mod tests {
         assert!(text(&metrics, 3).contains("tidegate_connections_total{listener=\"app\"} 1\n"));
         assert!(text(&metrics, 3).contains("tidegate_log_lines_dropped_total 3\n"));
         assert!(text(&metrics, 2).contains("tidegate_log_lines_dropped_total 3\n"));
+    }
+
+    #[test]
+    fn the_end_of_a_certificate_is_told_once_it_is_known() {
+        let metrics = Metrics::new();
+        let tls = metrics.tls();
+        let name = "tidegate_certificate_expiry_timestamp_seconds";
+        assert!(!text(&metrics, 0).contains(name));
+        tls.client_expiry.set(timestamp(Some(UNIX_EPOCH + Duration::from_secs(1_800_000_000))));
+        let told = text(&metrics, 0);
+        assert!(told.contains(&format!("{name}{{side=\"client\"}} 1800000000\n")), "{told}");
+        assert!(!told.contains(&format!("{name}{{side=\"upstream\"}}")), "{told}");
+        tls.client_expiry.set(timestamp(None));
+        assert!(!text(&metrics, 0).contains(name));
+        tls.upstream.observe(0.002);
+        let counted = "tidegate_tls_handshake_seconds_count{side=\"upstream\"} 1\n";
+        assert!(text(&metrics, 0).contains(counted));
     }
 
     fn text(metrics: &Metrics, dropped: u64) -> String {

@@ -1,89 +1,166 @@
 //! TLS as a client: whom to trust, and how far to look.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
-use rustls::pki_types::pem::{self, PemObject};
+use rustls::crypto::{WebPkiSupportedAlgorithms, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
+use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use thiserror::Error;
 use tokio_rustls::TlsConnector;
 
-/// What is asked of a server's certificate. The names are those of MySQL's `--ssl-mode`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// Nothing: whoever answers may read along.
-    Required,
-    /// That an authority that is trusted has signed it.
-    VerifyCa,
-    /// That, and that it is for the server's name.
-    VerifyIdentity,
+use super::TlsError;
+use super::cert::{self, Pair};
+use crate::config::{Origination, UpstreamTls};
+
+/// What is spoken on the way to an upstream.
+#[derive(Debug)]
+pub enum UpstreamLeg {
+    /// What client and server agree on.
+    Passthrough,
+    /// No TLS.
+    Plain,
+    /// TLS.
+    Tls(Originator),
 }
 
-/// Why there can be no TLS.
-#[derive(Debug, Error)]
-pub enum TlsError {
-    /// The file of the authorities cannot be read.
-    #[error("cannot read {}", .0.display())]
-    Read(PathBuf, #[source] pem::Error),
-    /// There is not one certificate in it.
-    #[error("{} holds no certificate in PEM form", .0.display())]
-    Empty(PathBuf),
-    /// One of them is none.
-    #[error("{} holds a certificate that cannot be used", .0.display())]
-    Unusable(PathBuf, #[source] rustls::Error),
-    /// The system trusts nobody.
-    #[error("the system has no certificates of authorities")]
-    NoRoots,
-    /// The library refuses what it was given.
-    #[error("TLS cannot be set up")]
-    Setup(#[from] rustls::Error),
+/// Begins TLS with an upstream's servers. It keeps their tickets: a connection after the first is
+/// secure a round trip earlier, where the server plays along.
+#[derive(Debug)]
+pub struct Originator {
+    /// What a handshake takes.
+    pub config: Arc<ClientConfig>,
+    /// Whom the server's certificate must be for, if that is looked at; also its SNI.
+    pub name: ServerName<'static>,
+    /// What is not as it should be, but does not keep it from working.
+    pub warnings: Vec<String>,
+    trusted: Option<Arc<RootCertStore>>,
+    shown: Option<Vec<CertificateDer<'static>>>,
 }
 
-/// What makes connections secure: every one from the start, none by an earlier one's ticket.
-///
-/// Trusts the authorities in `ca`, or those of the system.
-pub fn connector(mode: Mode, ca: Option<&Path>) -> Result<TlsConnector, TlsError> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()?;
-    let mut config = match mode {
-        Mode::VerifyIdentity => builder.with_root_certificates(roots(ca)?).with_no_client_auth(),
-        Mode::VerifyCa => custom(builder, Some(roots(ca)?), &provider),
-        Mode::Required => custom(builder, None, &provider),
-    };
-    config.resumption = Resumption::disabled();
-    Ok(TlsConnector::from(Arc::new(config)))
-}
-
-fn custom(
-    builder: rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>,
-    roots: Option<RootCertStore>,
-    provider: &CryptoProvider,
-) -> ClientConfig {
-    let algorithms = provider.signature_verification_algorithms;
-    let verifier = Arc::new(Nameless { roots, algorithms });
-    builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
-}
-
-fn roots(ca: Option<&Path>) -> Result<RootCertStore, TlsError> {
-    let mut roots = RootCertStore::empty();
-    let Some(path) = ca else {
-        // What of the system's is not usable is somebody else's.
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        return if roots.is_empty() { Err(TlsError::NoRoots) } else { Ok(roots) };
-    };
-    let read = |error| TlsError::Read(path.to_owned(), error);
-    for certificate in CertificateDer::pem_file_iter(path).map_err(read)? {
-        let unusable = |error| TlsError::Unusable(path.to_owned(), error);
-        roots.add(certificate.map_err(read)?).map_err(unusable)?;
+impl UpstreamLeg {
+    /// Reads authorities, and the certificate and its key if there are. `host` is the gateway's.
+    pub fn new(settings: &Origination, host: &str) -> Result<Self, TlsError> {
+        let Some(trust) = Trust::of(settings.upstream_tls, settings.tls_ca.as_deref())? else {
+            return Ok(match settings.upstream_tls {
+                UpstreamTls::Passthrough => Self::Passthrough,
+                _ => Self::Plain,
+            });
+        };
+        let name = settings.tls_server_name.as_deref().unwrap_or(host);
+        let name =
+            ServerName::try_from(name.to_owned()).map_err(|_| TlsError::Name(name.to_owned()))?;
+        let pair = match (&settings.tls_client_cert, &settings.tls_client_key) {
+            (Some(certificate), Some(key)) => {
+                let keys = ["tls_client_cert", "tls_client_key"];
+                let provider = aws_lc_rs::default_provider();
+                Some(cert::pair(keys, [certificate, key], &provider)?)
+            }
+            _ => None,
+        };
+        let trusted = trust.roots().cloned();
+        let shown = pair.as_ref().map(|pair| pair.certified.cert.clone());
+        let warnings = pair.as_ref().map(|pair| pair.warnings.clone()).unwrap_or_default();
+        let config = Arc::new(trust.into_config(pair)?);
+        Ok(Self::Tls(Originator { config, name, warnings, trusted, shown }))
     }
-    if roots.is_empty() { Err(TlsError::Empty(path.to_owned())) } else { Ok(roots) }
+
+    /// Whether the files had the same in them, with the same settings. What knows the servers'
+    /// tickets is worth to be kept then.
+    pub fn is_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Passthrough, Self::Passthrough) | (Self::Plain, Self::Plain) => true,
+            (Self::Tls(one), Self::Tls(other)) => {
+                let [ours, theirs] =
+                    [one, other].map(|one| one.trusted.as_ref().map(|all| &all.roots));
+                one.name == other.name && one.shown == other.shown && ours == theirs
+            }
+            _ => false,
+        }
+    }
+
+    /// What is not as it should be, but does not keep it from working.
+    pub fn warnings(&self) -> &[String] {
+        match self {
+            Self::Tls(originator) => &originator.warnings,
+            Self::Passthrough | Self::Plain => &[],
+        }
+    }
+}
+
+/// What makes connections secure: every one from the start, none by an earlier one's ticket. `None`:
+/// nothing does.
+pub fn connector(mode: UpstreamTls, ca: Option<&Path>) -> Result<Option<TlsConnector>, TlsError> {
+    let Some(trust) = Trust::of(mode, ca)? else { return Ok(None) };
+    let mut config = trust.into_config(None)?;
+    config.resumption = Resumption::disabled();
+    Ok(Some(TlsConnector::from(Arc::new(config))))
+}
+
+/// What is asked of a server's certificate.
+enum Trust {
+    /// Nothing: whoever answers may read along.
+    Anyone,
+    /// That one of these authorities has signed it.
+    Signed(Arc<RootCertStore>),
+    /// That, and that it is for the server's name.
+    Named(Arc<RootCertStore>),
+}
+
+impl Trust {
+    /// Trusts the authorities in `ca`, or those of the system. `None`: no TLS is spoken.
+    fn of(mode: UpstreamTls, ca: Option<&Path>) -> Result<Option<Self>, TlsError> {
+        let roots = || match ca {
+            Some(path) => cert::roots("tls_ca", path).map(Arc::new),
+            None => system_roots().map(Arc::new),
+        };
+        Ok(Some(match mode {
+            UpstreamTls::Passthrough | UpstreamTls::Off => return Ok(None),
+            UpstreamTls::Required => Self::Anyone,
+            UpstreamTls::VerifyCa => Self::Signed(roots()?),
+            UpstreamTls::VerifyIdentity => Self::Named(roots()?),
+        }))
+    }
+
+    fn roots(&self) -> Option<&Arc<RootCertStore>> {
+        match self {
+            Self::Anyone => None,
+            Self::Signed(roots) | Self::Named(roots) => Some(roots),
+        }
+    }
+
+    /// `own` is the certificate that is shown to a server that asks for one.
+    fn into_config(self, own: Option<Pair>) -> Result<ClientConfig, TlsError> {
+        let provider = aws_lc_rs::default_provider();
+        let algorithms = provider.signature_verification_algorithms;
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_safe_default_protocol_versions()?;
+        let nameless = |roots| Arc::new(Nameless { roots, algorithms });
+        let builder = match self {
+            Self::Named(roots) => builder.with_root_certificates(roots),
+            Self::Signed(roots) => {
+                builder.dangerous().with_custom_certificate_verifier(nameless(Some(roots)))
+            }
+            Self::Anyone => builder.dangerous().with_custom_certificate_verifier(nameless(None)),
+        };
+        Ok(match own {
+            None => builder.with_no_client_auth(),
+            Some(Pair { certified, .. }) => {
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
+            }
+        })
+    }
+}
+
+fn system_roots() -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    // What of the system's is not usable is somebody else's.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() { Err(TlsError::NoRoots) } else { Ok(roots) }
 }
 
 /// The name that a certificate must be for: an address is one, too.
@@ -96,7 +173,7 @@ pub fn server_name(host: &str) -> io::Result<ServerName<'static>> {
 /// server holds its key is always checked.
 #[derive(Debug)]
 struct Nameless {
-    roots: Option<RootCertStore>,
+    roots: Option<Arc<RootCertStore>>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 

@@ -1,3 +1,11 @@
-//! TLS towards servers.
+//! TLS with each side: what it is set up from, the files' contents checked.
 
+pub mod cert;
 pub mod client;
+mod error;
+pub mod reason;
+pub mod server;
+#[cfg(test)]
+mod tests;
+
+pub use error::{FileError, TlsError};

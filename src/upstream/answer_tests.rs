@@ -64,5 +64,6 @@ fn upstream() -> Upstream {
     let metrics = Metrics::new().upstream("gw");
     let config::Config { mut upstreams, tcp, .. } = config;
     let repeats = Repeats::default();
-    Upstream::new(upstreams.remove(0), tcp, Vec::new(), metrics, Drain::new(), &repeats)
+    let leg = UpstreamLeg::Passthrough;
+    Upstream::new(upstreams.remove(0), leg, tcp, Vec::new(), metrics, Drain::new(), &repeats)
 }

@@ -32,6 +32,7 @@ use crate::log::Repeats;
 use crate::metrics::UpstreamMetrics;
 use crate::mysql::client::Farewells;
 use crate::net::stream::Stream;
+use crate::tls::client::UpstreamLeg;
 use endpoint::EndpointState;
 use health::Standing;
 use lines::Lines;
@@ -54,6 +55,7 @@ pub async fn resolve(host: &str) -> Result<Vec<IpAddr>, LookupError> {
 #[derive(Debug)]
 pub struct Upstream {
     config: config::Upstream,
+    leg: UpstreamLeg,
     tcp: Tcp,
     nameservers: Vec<SocketAddr>,
     metrics: Arc<UpstreamMetrics>,
@@ -109,6 +111,7 @@ impl Upstream {
     /// `drain` waits until its servers have been taken leave of.
     pub fn new(
         config: config::Upstream,
+        leg: UpstreamLeg,
         tcp: Tcp,
         nameservers: Vec<SocketAddr>,
         metrics: UpstreamMetrics,
@@ -120,6 +123,7 @@ impl Upstream {
         let known = Known { endpoints: literal.into_iter().collect(), ..Known::default() };
         Self {
             config,
+            leg,
             tcp,
             nameservers,
             metrics: Arc::new(metrics),
@@ -156,9 +160,23 @@ impl Upstream {
         self.config.close_vanished_after
     }
 
+    /// What is spoken on the way to it.
+    pub fn leg(&self) -> &UpstreamLeg {
+        &self.leg
+    }
+
     /// Whether it is what `new` would make of these.
-    pub fn is_of(&self, config: &config::Upstream, tcp: &Tcp, nameservers: &[SocketAddr]) -> bool {
-        self.config == *config && self.tcp == *tcp && self.nameservers == nameservers
+    pub fn is_of(
+        &self,
+        config: &config::Upstream,
+        leg: &UpstreamLeg,
+        tcp: &Tcp,
+        nameservers: &[SocketAddr],
+    ) -> bool {
+        self.config == *config
+            && self.leg.is_as(leg)
+            && self.tcp == *tcp
+            && self.nameservers == nameservers
     }
 
     /// Begins with what `old` knows of the same gateway, of which it takes the place. Endpoints of

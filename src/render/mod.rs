@@ -1,0 +1,3 @@
+//! What a set-up needs besides the configuration, written out.
+
+pub mod certificate;
