@@ -1,4 +1,4 @@
-//! Sockets: how they are opened, accepted, set up and asked, and what comes first on them.
+//! Sockets: how they are opened, accepted, set up and asked, what comes first on them, and TLS.
 
 pub mod address;
 pub mod connect;
@@ -7,7 +7,9 @@ pub mod listener;
 pub mod proxy_protocol;
 #[cfg(test)]
 mod proxy_protocol_tests;
+pub mod secure;
 pub mod socket;
 mod spare;
 pub mod stream;
+pub mod transport;
 pub mod unix;

@@ -10,7 +10,7 @@ use nix::sys::socket::getsockopt;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::{set_tcp_keepidle, set_tcp_keepintvl};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
@@ -180,7 +180,7 @@ pub fn reset(stream: Stream) {
 ///
 /// Closing at once would answer what the peer has sent meanwhile with an RST, and that can
 /// overtake the word in the peer's receive queue.
-pub async fn last_word(stream: &mut Stream, bytes: &[u8]) {
+pub async fn last_word<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) {
     let words = async {
         stream.write_all(bytes).await?;
         stream.shutdown().await?;

@@ -9,9 +9,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::io::AsyncWrite;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::pump::Broken;
+use super::pump::{Broken, Tap};
 use super::{End, MOVES_PER_POLL, Reason, Relay, Side};
 use crate::net::stream::Untaken;
 
@@ -65,19 +66,29 @@ impl Relay {
         };
         let mut moves = MOVES_PER_POLL;
         if !breakage.delivered {
-            match pump.poll(cx, broken, other, moved, &mut moves, None) {
-                Poll::Pending => {}
+            let tap = match &mut self.commands {
+                Some(commands) if breakage.cause.0 != Side::Upstream => Tap::Commands(commands),
+                _ => Tap::Nobody,
+            };
+            match pump.poll(cx, broken, other, moved, &mut moves, tap) {
+                // What it would do next is for nobody any more.
+                Poll::Pending => {
+                    let has_stopped = self.commands.as_ref().is_some_and(|one| one.has_stopped());
+                    breakage.delivered = has_stopped && pump.is_flushed();
+                }
                 Poll::Ready(Ok(()) | Err(Broken::Reader(_))) => breakage.delivered = true,
                 Poll::Ready(Err(Broken::Writer(_))) => {
                     return Poll::Ready(self.end(breakage.cause));
                 }
             }
         }
+        // What is encrypted already. An error would have been met by the write.
+        let _ = Pin::new(&mut *other).poll_flush(cx);
         if moves == 0 {
             cx.waker().wake_by_ref();
         }
-        while let Some(untaken) = other.untaken() {
-            if breakage.delivered && !untaken.is_at_risk() {
+        while let Some(untaken) = other.socket().untaken() {
+            if breakage.delivered && other.is_flushed() && !untaken.is_at_risk() {
                 break;
             }
             let progress = Some((pump.bytes(), untaken));
@@ -93,8 +104,8 @@ impl Relay {
             }
             breakage.ask.as_mut().reset(Instant::now() + ASK_EVERY);
         }
-        self.client.stream.reset_on_close();
-        self.upstream.stream.reset_on_close();
+        self.client.stream.socket().reset_on_close();
+        self.upstream.stream.socket().reset_on_close();
         Poll::Ready(self.end(breakage.cause))
     }
 }

@@ -51,6 +51,12 @@ pub enum Reason {
     MaxLifetime,
     /// Its endpoint had left the DNS answer for `close_vanished_after`, and it was quiet.
     Vanished,
+    /// The client changes its user, and that is not for the relay.
+    ChangesUser,
+    /// TLS with the side failed, or could not be had.
+    Tls,
+    /// The side broke the protocol, or wanted of it what cannot be had.
+    Protocol,
     /// Another socket error.
     Error,
 }
@@ -70,6 +76,9 @@ impl Reason {
             Self::IdleTimeout => "idle_timeout",
             Self::MaxLifetime => "max_lifetime",
             Self::Vanished => "vanished",
+            Self::ChangesUser => "changes_user",
+            Self::Tls => "tls",
+            Self::Protocol => "protocol",
             Self::Error => "error",
         }
     }

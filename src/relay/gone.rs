@@ -40,7 +40,7 @@ impl Leg {
     /// Whether it has taken everything that was written to it, or why it is gone. `ended`: it has
     /// said all it will.
     fn look(&mut self, ended: bool, patience: Duration, now: Instant) -> Result<bool, Reason> {
-        let (owes_since, reason, settled) = match &self.stream {
+        let (owes_since, reason, settled) = match self.stream.socket() {
             Stream::Tcp(stream) => {
                 let Ok(info) = TcpInfo::of(stream) else { return Ok(true) };
                 if info.is_over() {
@@ -53,7 +53,7 @@ impl Leg {
                 self.pass_error_on()?;
                 let since = self.unanswered_since.unwrap_or(now);
                 let since = (ended && is_hung_up(stream)).then_some(since);
-                let settled = self.stream.untaken() == Some(Untaken::Unix { unread: 0 });
+                let settled = self.stream.socket().untaken() == Some(Untaken::Unix { unread: 0 });
                 (since, Reason::Reset, settled)
             }
         };
@@ -64,7 +64,7 @@ impl Leg {
 
     /// There is no error after an orderly end.
     fn pass_error_on(&self) -> Result<(), Reason> {
-        match self.stream.take_error() {
+        match self.stream.socket().take_error() {
             Ok(Some(error)) => Err(Reason::of(&error)),
             _ => Ok(()),
         }

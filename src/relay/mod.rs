@@ -15,9 +15,11 @@
 //! moves bytes (`pump`) and how it is woken to be looked at (`watch`) belongs to the thread.
 
 mod breakage;
+mod commands;
 mod end;
 mod gone;
 mod opening;
+mod parting;
 mod pipe;
 mod pump;
 mod quiet;
@@ -26,6 +28,7 @@ mod watch;
 use std::future::Future;
 use std::net::Shutdown;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -34,14 +37,16 @@ use tracing::{Level, enabled};
 
 use crate::config::Splice;
 use crate::metrics::Relayed;
-use crate::net::stream::Stream;
+use crate::net::transport::Transport;
 use breakage::Breakage;
-use pump::{Broken, Pump};
+use commands::Commands;
+use pump::{Broken, Pump, Tap, Way};
 use quiet::Quiet;
 use watch::Watch;
 
 pub use end::{End, Reason, Side};
 pub use opening::{Deadlines, Opening};
+pub use parting::{Change, Parting};
 pub use pipe::MOST as MOST_PIPES;
 pub use quiet::Limits;
 pub use watch::{look_after, period};
@@ -53,13 +58,13 @@ const MOVES_PER_POLL: u32 = 32;
 /// One side's socket.
 #[derive(Debug)]
 struct Leg {
-    stream: Stream,
+    stream: Transport,
     /// Since when it owes an answer, as far as was looked.
     unanswered_since: Option<Instant>,
 }
 
 impl Leg {
-    fn new(stream: Stream) -> Self {
+    fn new(stream: Transport) -> Self {
         Self { stream, unanswered_since: None }
     }
 }
@@ -71,12 +76,14 @@ pub struct Relay {
     upstream: Leg,
     to_upstream: Pump,
     to_client: Pump,
-    relayed: Relayed,
+    relayed: Arc<Relayed>,
     stall_timeout: Duration,
     watch: Watch,
     first: Option<(Side, Reason)>,
     breakage: Option<Box<Breakage>>,
     opening: Option<Box<Opening>>,
+    /// If it stops before a change of user.
+    commands: Option<Box<Commands>>,
     quiet: Quiet,
     /// Whether the client was sent a FIN; the upstream. Here and not in the legs, where they would
     /// take eight bytes each.
@@ -86,40 +93,35 @@ pub struct Relay {
     settled: bool,
 }
 
-/// What is left of a relay that ended before both sides had spoken.
-#[derive(Debug)]
-pub struct Parting {
-    /// The client's connection.
-    pub client: Stream,
-    /// The upstream's connection.
-    pub upstream: Stream,
-    /// What they said.
-    pub opening: Box<Opening>,
-}
-
 impl Relay {
     /// A relay between two connected sockets. `stall_timeout` 0 means never. With `deadlines`
     /// the upstream speaks first, then the client, then the upstream.
     pub fn new(
-        client: impl Into<Stream>,
-        upstream: impl Into<Stream>,
-        relayed: Relayed,
+        client: impl Into<Transport>,
+        upstream: impl Into<Transport>,
+        relayed: Arc<Relayed>,
         stall_timeout: Duration,
         splice: Splice,
         limits: Limits,
         deadlines: Option<Deadlines>,
     ) -> Self {
+        let (client, upstream) = (client.into(), upstream.into());
+        let way = match client.is_secure() || upstream.is_secure() {
+            true => Way::Tls,
+            false => Way::Plain(splice),
+        };
         Self {
-            client: Leg::new(client.into()),
-            upstream: Leg::new(upstream.into()),
-            to_upstream: Pump::new(splice),
-            to_client: Pump::new(splice),
+            client: Leg::new(client),
+            upstream: Leg::new(upstream),
+            to_upstream: Pump::new(way),
+            to_client: Pump::new(way),
             relayed,
             stall_timeout,
             watch: Watch::default(),
             first: None,
             breakage: None,
             opening: deadlines.map(|deadlines| Box::new(Opening::new(deadlines))),
+            commands: None,
             quiet: Quiet::new(limits),
             client_closed: false,
             upstream_closed: false,
@@ -127,10 +129,10 @@ impl Relay {
         }
     }
 
-    /// After its end: the sockets, if not both sides had spoken and none had broken.
-    pub fn into_parting(self) -> Option<Parting> {
-        let opening = self.opening?;
-        Some(Parting { client: self.client.stream, upstream: self.upstream.stream, opening })
+    /// It goes on where the server has just said OK.
+    pub fn after_the_log_in(mut self) -> Self {
+        self.quiet.server_has_spoken();
+        self
     }
 
     /// Moves what can be moved. `Ready(Ok)` when both directions are closed.
@@ -145,10 +147,15 @@ impl Relay {
         let client_had_spoken = sent > 0;
         let mut up = Poll::Pending;
         if client_speaks {
-            let kept = self.opening.as_mut().map(|opening| &mut opening.answer);
+            let tap = match (&mut self.opening, &mut self.commands) {
+                (Some(opening), _) => Tap::Keep(&mut opening.answer),
+                (None, Some(commands)) => Tap::Commands(commands),
+                (None, None) => Tap::Nobody,
+            };
             let (client, upstream) = (&mut self.client.stream, &mut self.upstream.stream);
             let moved = &self.relayed.to_upstream;
-            let pumped = self.to_upstream.poll(cx, client, upstream, moved, &mut up_moves, kept);
+            let pumped = self.to_upstream.poll(cx, client, upstream, moved, &mut up_moves, tap);
+            let pumped = say_all(pumped, client, upstream, cx);
             up = self.settle(pumped, Side::Client, Side::Upstream);
         }
         if let Poll::Ready(Err(cause)) = up {
@@ -156,10 +163,14 @@ impl Relay {
             // direction would read an orderly EOF now.
             return Poll::Ready(Err(cause));
         }
-        let kept = self.opening.as_mut().map(|opening| &mut opening.greeting);
+        let tap = match &mut self.opening {
+            Some(opening) => Tap::Keep(&mut opening.greeting),
+            None => Tap::Nobody,
+        };
         let (client, upstream) = (&mut self.client.stream, &mut self.upstream.stream);
         let moved = &self.relayed.to_client;
-        let pumped = self.to_client.poll(cx, upstream, client, moved, &mut down_moves, kept);
+        let pumped = self.to_client.poll(cx, upstream, client, moved, &mut down_moves, tap);
+        let pumped = say_all(pumped, upstream, client, cx);
         let down = self.settle(pumped, Side::Upstream, Side::Client);
         let (sent, received) =
             (self.to_upstream.bytes() != sent, self.to_client.bytes() != received);
@@ -179,6 +190,18 @@ impl Relay {
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
             _ => Poll::Pending,
         }
+    }
+
+    /// Whether a change of user has come, and nothing of before is under way.
+    fn user_changes(&self) -> bool {
+        let has_stopped = self.commands.as_ref().is_some_and(|commands| commands.has_stopped());
+        has_stopped && self.is_flushed()
+    }
+
+    /// Whether the sockets have taken everything that was read.
+    fn is_flushed(&self) -> bool {
+        let pumps = self.to_upstream.is_flushed() && self.to_client.is_flushed();
+        pumps && self.client.stream.is_flushed() && self.upstream.stream.is_flushed()
     }
 
     /// Passes the end of a direction on, and names the side behind a pump's error.
@@ -211,7 +234,7 @@ impl Relay {
         *closed = true;
         self.watch.again();
         // Fails only on a connection that is broken; reading it will tell how.
-        let _ = SockRef::from(&leg.stream).shutdown(Shutdown::Write);
+        let _ = SockRef::from(leg.stream.socket()).shutdown(Shutdown::Write);
     }
 
     fn break_off(&mut self, cause: (Side, Reason), cx: &mut Context<'_>) -> Poll<End> {
@@ -238,10 +261,24 @@ impl Relay {
             to_upstream: self.to_upstream.bytes(),
             to_client: self.to_client.bytes(),
             upstream: match enabled!(Level::INFO) {
-                true => self.upstream.stream.tcp_info(),
+                true => self.upstream.stream.socket().tcp_info(),
                 false => None,
             },
         }
+    }
+}
+
+/// An end of TLS is passed on as one, and a mere end of the connection, as most servers do it, as that:
+/// who looks can tell whether something was cut off.
+fn say_all(
+    pumped: Poll<Result<(), Broken>>,
+    from: &Transport,
+    to: &mut Transport,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(), Broken>> {
+    match pumped {
+        Poll::Ready(Ok(())) if from.has_said_all() => to.poll_say_all(cx).map_err(Broken::Writer),
+        other => other,
     }
 }
 
@@ -259,7 +296,7 @@ impl Future for Relay {
         }
         let mut client_speaks = true;
         if let Some(opening) = &mut this.opening {
-            match opening.poll_client(cx, &this.client.stream) {
+            match opening.poll_client(cx, this.client.stream.socket()) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(reason)) => {
                     return Poll::Ready(this.end((Side::Client, reason)));
@@ -271,8 +308,7 @@ impl Future for Relay {
             if let Some(cause) = this.gone() {
                 return this.break_off(cause, cx);
             }
-            let settled =
-                this.settled && this.to_upstream.is_flushed() && this.to_client.is_flushed();
+            let settled = this.settled && this.is_flushed();
             if let Some(reason) = this.quiet.over(settled, due.retiring) {
                 return Poll::Ready(this.end((Side::Tidegate, reason)));
             }
@@ -280,6 +316,9 @@ impl Future for Relay {
         match this.poll_pumps(cx, client_speaks) {
             Poll::Ready(Ok(())) => Poll::Ready(this.end((Side::Client, Reason::Eof))),
             Poll::Ready(Err(cause)) => this.break_off(cause, cx),
+            Poll::Pending if this.user_changes() => {
+                Poll::Ready(this.end((Side::Client, Reason::ChangesUser)))
+            }
             // After the pumps: an answer that is there already is in time.
             Poll::Pending => match &mut this.opening {
                 Some(opening) => opening.poll_late(cx).map(|cause| this.end(cause)),
@@ -312,7 +351,7 @@ mod tests {
             Relay::new(client, upstream, relayed, minute, Splice::Auto, limits, deadlines);
         assert!(poll_once(&mut relay).is_pending());
         server.try_write(b"hello").unwrap();
-        relay.upstream.stream.ready(tokio::io::Interest::READABLE).await.unwrap();
+        relay.upstream.stream.socket().ready(tokio::io::Interest::READABLE).await.unwrap();
         visitor.set_zero_linger().unwrap();
         drop(visitor);
         let Poll::Ready(end) = poll_once(&mut relay) else { panic!("it goes on") };

@@ -3,6 +3,7 @@
 //! Small messages are copied, which takes the fewest calls. When as much waits as one read can take,
 //! the direction is bulk and goes through a pipe ([`pipe`](super::pipe)) until no more waits.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::io;
 use std::mem::take;
@@ -11,11 +12,13 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
+use super::commands::Commands;
 use super::opening::keep;
 use super::pipe::{self, Pipe};
 use crate::config::Splice;
 use crate::metrics::Bytes;
 use crate::net::stream::Stream;
+use crate::net::transport::Transport;
 
 /// Bytes of one read. Bigger ones do not move more per second; smaller ones cost more calls.
 const BUFFER_LEN: usize = 64 * 1024;
@@ -34,6 +37,26 @@ pub(super) enum Broken {
     Writer(io::Error),
 }
 
+/// How bytes may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// From socket to socket.
+    Plain(Splice),
+    /// Through TLS that ends here, on one side or both.
+    Tls,
+}
+
+/// Who looks at what is read.
+#[derive(Debug)]
+pub(super) enum Tap<'t> {
+    /// Nobody.
+    Nobody,
+    /// The beginning is kept.
+    Keep(&'t mut Vec<u8>),
+    /// The direction stops before a command.
+    Commands(&'t mut Commands),
+}
+
 /// The state of one direction. Idle, it owns nothing on the heap and no pipe.
 #[derive(Debug)]
 pub(super) struct Pump {
@@ -44,23 +67,15 @@ pub(super) struct Pump {
     /// What `rest` is for copied bytes; only one of the two holds bytes.
     pipe: Option<Pipe>,
     bytes: u64,
-    splice: Splice,
+    way: Way,
     /// Whether the last read filled the buffer, and the source is not known to be empty since.
     bulk: bool,
     ended: bool,
 }
 
 impl Pump {
-    pub fn new(splice: Splice) -> Self {
-        Self {
-            rest: Vec::new(),
-            written: 0,
-            pipe: None,
-            bytes: 0,
-            splice,
-            bulk: false,
-            ended: false,
-        }
+    pub fn new(way: Way) -> Self {
+        Self { rest: Vec::new(), written: 0, pipe: None, bytes: 0, way, bulk: false, ended: false }
     }
 
     /// Whether everything that was read is written.
@@ -74,43 +89,59 @@ impl Pump {
     }
 
     /// Moves bytes until the source is empty, the sink is full, or `moves` are used up (then the
-    /// caller wakes the task). `Ready(Ok)`: the source has ended and all of it is written. The
-    /// beginning of what is read goes to `kept` as well.
+    /// caller wakes the task). `Ready(Ok)`: the source has ended and all of it is written.
     pub fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut Stream,
-        to: &mut Stream,
+        from: &mut Transport,
+        to: &mut Transport,
         moved: &Bytes,
         moves: &mut u32,
-        mut kept: Option<&mut Vec<u8>>,
+        mut tap: Tap<'_>,
     ) -> Poll<Result<(), Broken>> {
         ready!(self.flush(cx, to, moved))?;
         if self.ended {
             return Poll::Ready(Ok(()));
         }
+        if let Tap::Commands(commands) = &tap
+            && commands.has_stopped()
+        {
+            return Poll::Pending;
+        }
         BUFFER.with_borrow_mut(|buffer| {
             while *moves > 0 {
                 *moves -= 1;
-                if self.bulk && self.fill(from).map_err(Broken::Reader)? {
-                    ready!(self.drain(cx, to, moved))?;
+                if self.bulk && self.fill(from.socket()).map_err(Broken::Reader)? {
+                    ready!(self.drain(cx, to.socket(), moved))?;
                     continue;
                 }
                 let mut chunk = ReadBuf::new(buffer);
                 ready!(Pin::new(&mut *from).poll_read(cx, &mut chunk)).map_err(Broken::Reader)?;
-                if chunk.filled().is_empty() {
-                    self.ended = true;
-                    return Poll::Ready(Ok(()));
-                }
-                // What is spliced cannot be kept.
-                self.bulk = self.splice == Splice::Auto && chunk.remaining() == 0 && kept.is_none();
-                if let Some(kept) = kept.as_deref_mut() {
-                    keep(kept, chunk.filled());
-                }
-                let written = self.write(cx, to, chunk.filled(), moved)?;
-                if written < chunk.filled().len() {
-                    self.rest = chunk.filled()[written..].to_vec();
+                self.ended = chunk.filled().is_empty();
+                // What is spliced is seen by nobody.
+                self.bulk = self.way == Way::Plain(Splice::Auto)
+                    && chunk.remaining() == 0
+                    && matches!(tap, Tap::Nobody);
+                let bytes = match &mut tap {
+                    Tap::Nobody => Cow::Borrowed(chunk.filled()),
+                    Tap::Keep(kept) => {
+                        keep(kept, chunk.filled());
+                        Cow::Borrowed(chunk.filled())
+                    }
+                    Tap::Commands(commands) => commands.pass(chunk.filled()),
+                };
+                let written = self.write(cx, to, &bytes, moved)?;
+                if written < bytes.len() {
+                    self.rest = bytes[written..].to_vec();
                     return Poll::Pending;
+                }
+                if self.ended {
+                    return Pin::new(to).poll_flush(cx).map_err(Broken::Writer);
+                }
+                if let Tap::Commands(commands) = &tap
+                    && commands.has_stopped()
+                {
+                    break;
                 }
             }
             Poll::Pending
@@ -120,11 +151,12 @@ impl Pump {
     fn flush(
         &mut self,
         cx: &mut Context<'_>,
-        to: &mut Stream,
+        to: &mut Transport,
         moved: &Bytes,
     ) -> Poll<Result<(), Broken>> {
         if self.rest.is_empty() {
-            return self.drain(cx, to, moved);
+            ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(Broken::Writer)?;
+            return self.drain(cx, to.socket(), moved);
         }
         let (rest, before) = (take(&mut self.rest), take(&mut self.written));
         let written = before + self.write(cx, to, &rest[before..], moved)?;
@@ -139,7 +171,7 @@ impl Pump {
     fn write(
         &mut self,
         cx: &mut Context<'_>,
-        to: &mut Stream,
+        to: &mut Transport,
         bytes: &[u8],
         moved: &Bytes,
     ) -> Result<usize, Broken> {
@@ -150,7 +182,10 @@ impl Pump {
                 Poll::Ready(Ok(count)) => {
                     written += count;
                     self.bytes += count as u64;
-                    moved.copied.inc_by(count as u64);
+                    match self.way {
+                        Way::Plain(_) => moved.copied.inc_by(count as u64),
+                        Way::Tls => moved.tls.inc_by(count as u64),
+                    }
                 }
                 Poll::Ready(Err(error)) => return Err(Broken::Writer(error)),
             }

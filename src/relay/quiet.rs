@@ -42,6 +42,16 @@ impl Quiet {
         Self { limits, since: Instant::now(), server_spoke_last: false, moved: true }
     }
 
+    /// The server has spoken last before this began.
+    pub fn server_has_spoken(&mut self) {
+        self.server_spoke_last = true;
+    }
+
+    /// As they were given.
+    pub fn into_limits(self) -> Limits {
+        self.limits
+    }
+
     /// Whether to ask in every round.
     pub fn matters(&self) -> bool {
         self.limits.any()
