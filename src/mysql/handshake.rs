@@ -4,10 +4,14 @@
 
 use super::packet::{HEADER_LEN, frame, payload_length};
 
-const PROTOCOL_41: u32 = 0x200;
-const SSL: u32 = 0x800;
-const SECURE_CONNECTION: u32 = 0x8000;
-const PLUGIN_AUTH: u32 = 0x8_0000;
+pub(super) const COMPRESS: u32 = 0x20;
+pub(super) const ZSTD: u32 = 0x400_0000;
+pub(super) const PROTOCOL_41: u32 = 0x200;
+pub(super) const SSL: u32 = 0x800;
+pub(super) const SECURE_CONNECTION: u32 = 0x8000;
+pub(super) const PLUGIN_AUTH: u32 = 0x8_0000;
+/// Bytes of a nonce, the zero behind them not counted.
+pub const NONCE_LEN: usize = 20;
 /// `utf8mb4_general_ci`, which every server has.
 const CHARSET: u8 = 45;
 /// The user of [`Greeting::failing_login`].
@@ -29,8 +33,11 @@ pub enum ServerKind {
 pub struct Greeting {
     /// Whose server it is.
     pub kind: ServerKind,
-    capabilities: u32,
-    plugin: Vec<u8>,
+    pub(super) capabilities: u32,
+    /// The method that the server would rather authenticate by.
+    pub plugin: Vec<u8>,
+    /// What a client proves its password on.
+    pub nonce: [u8; NONCE_LEN],
 }
 
 impl Greeting {
@@ -40,19 +47,32 @@ impl Greeting {
         let rest = payload.strip_prefix(&[10])?;
         let (version, rest) = split_nul(rest)?;
         // Connection id, first part of the nonce, a zero.
+        let mut nonce = [0; NONCE_LEN];
+        let (first, second) = nonce.split_at_mut(8);
+        first.copy_from_slice(rest.get(4..4 + 8)?);
         let rest = rest.get(4 + 8 + 1..)?;
         let low = u16::from_le_bytes(rest.get(..2)?.try_into().ok()?);
         // Character set, status.
         let high = u16::from_le_bytes(rest.get(5..7)?.try_into().ok()?);
-        let nonce = usize::from(*rest.get(7)?);
-        // Reserved, second part of the nonce.
-        let rest = rest.get(8 + 10 + 13.max(nonce.saturating_sub(8))..).unwrap_or_default();
+        let length = usize::from(*rest.get(7)?);
+        // Reserved, second part of the nonce, with a zero behind it.
+        let rest = rest.get(8 + 10..).unwrap_or_default();
+        if let Some(bytes) = rest.get(..second.len()) {
+            second.copy_from_slice(bytes);
+        }
+        let rest = rest.get(13.max(length.saturating_sub(8))..).unwrap_or_default();
         let plugin = split_nul(rest).map_or(rest, |(plugin, _)| plugin);
         Some(Self {
             kind: kind(version),
             capabilities: u32::from(low) | u32::from(high) << 16,
             plugin: plugin.to_vec(),
+            nonce,
         })
+    }
+
+    /// Whether the server can do TLS.
+    pub fn offers_tls(&self) -> bool {
+        self.capabilities & SSL != 0
     }
 
     /// The packet of a log-in that fails: well formed, an unknown user, no password.
@@ -94,9 +114,43 @@ fn kind(version: &[u8]) -> ServerKind {
     }
 }
 
-fn split_nul(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(super) fn split_nul(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = bytes.iter().position(|byte| *byte == 0)?;
     Some((&bytes[..end], &bytes[end + 1..]))
+}
+
+/// Says in the payload of a greeting that TLS can be had, or that it cannot.
+pub fn offer_tls(greeting: &mut [u8], is_offered: bool) {
+    if let Some(byte) = capabilities_at(greeting).and_then(|at| greeting.get_mut(at + 1)) {
+        set_ssl(byte, is_offered);
+    }
+}
+
+/// Says in the payload of a greeting that nothing can be compressed.
+pub fn offer_no_compression(greeting: &mut [u8]) {
+    if let Some(low) = capabilities_at(greeting) {
+        // Behind the first two bytes: character set and status.
+        for (at, bits) in [(low, COMPRESS), (low + 5, ZSTD >> 16)] {
+            for (offset, byte) in bits.to_le_bytes().iter().take(2).enumerate() {
+                if let Some(capabilities) = greeting.get_mut(at + offset) {
+                    *capabilities &= !byte;
+                }
+            }
+        }
+    }
+}
+
+/// Where the lower two bytes of a greeting's capabilities are.
+fn capabilities_at(greeting: &[u8]) -> Option<usize> {
+    // Version, its zero, connection id, first part of the nonce, a zero.
+    let version = greeting.iter().skip(1).position(|byte| *byte == 0)?;
+    Some(1 + version + 1 + 4 + 8 + 1)
+}
+
+/// Sets or clears [`SSL`] in the second byte of capabilities.
+pub(super) fn set_ssl(byte: &mut u8, is_set: bool) {
+    let bit = (SSL >> 8) as u8;
+    *byte = if is_set { *byte | bit } else { *byte & !bit };
 }
 
 /// The sequence id of an answer to a client's first bytes, if one can be given in plain text: they

@@ -22,6 +22,9 @@ pub enum ErrorCode {
     Denied,
     /// 1159, `ER_NET_READ_INTERRUPTED`: the server did not answer in time.
     ReplyTimeout,
+    /// 2026, `CR_SSL_CONNECTION_ERROR`: TLS that one side wants cannot be had, or would give a
+    /// password away.
+    Tls,
 }
 
 impl ErrorCode {
@@ -33,13 +36,14 @@ impl ErrorCode {
             Self::TooMany => 1040,
             Self::Denied => 1130,
             Self::ReplyTimeout => 1159,
+            Self::Tls => 2026,
         }
     }
 
     /// The SQLSTATE that MySQL gives the code.
     pub fn sqlstate(self) -> &'static [u8; 5] {
         match self {
-            Self::Unreachable | Self::Denied => b"HY000",
+            Self::Unreachable | Self::Denied | Self::Tls => b"HY000",
             Self::TooMany => b"08004",
             Self::Draining | Self::ReplyTimeout => b"08S01",
         }
