@@ -1,9 +1,13 @@
 //! One [`Proxy`] per `[[listener]]`: accepts clients and tells each session's story.
 
+mod failure;
+mod handshake;
 mod limits;
 #[cfg(test)]
 mod limits_tests;
+mod login;
 mod outcome;
+mod sealing;
 mod session;
 mod source;
 mod unserved;
@@ -19,15 +23,17 @@ use tracing::warn;
 
 use crate::config::{self, Protocol};
 use crate::drain::{Drain, Phase};
-use crate::metrics::ListenerMetrics;
+use crate::metrics::{self, ListenerMetrics};
 use crate::mysql::packet::{ErrorCode, err_greeting};
 use crate::net::address::Address;
 use crate::net::listener::{Accepted, Listener};
 use crate::pool::Pool;
+use crate::tls::server::Terminator;
 use crate::upstream::Upstream;
 use outcome::Outcome;
 
 pub use limits::{Gate, Limits};
+pub use sealing::SealingKey;
 pub use unserved::Unserved;
 
 /// The process-wide number of the next session.
@@ -50,10 +56,16 @@ pub struct Proxy {
     pub upstream: Arc<Upstream>,
     /// Connections that are there already.
     pub pool: Option<Arc<Pool>>,
+    /// Ends its clients' TLS; `None`: they speak none with the bridge.
+    pub tls: Option<Terminator>,
     /// Lets its connections in.
     pub gate: Arc<Gate>,
     /// Its handles.
     pub metrics: ListenerMetrics,
+    /// What passwords are sealed for where clients speak no TLS and servers do.
+    pub sealing_key: SealingKey,
+    /// The handles of TLS.
+    pub tls_metrics: metrics::Tls,
     /// What it logs of connections that it cannot serve.
     pub unserved: Unserved,
     /// What ends it.

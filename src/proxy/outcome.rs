@@ -97,6 +97,11 @@ impl Outcome {
         Some(Addresses { source, destination: stream.local_addr()? })
     }
 
+    /// Whether what it says does not leave this host on its way here.
+    pub fn is_from_this_host(&self) -> bool {
+        self.header.is_none() && self.peer.ip().is_none_or(|address| address.is_loopback())
+    }
+
     /// Whom it counts for; nobody if it came over a Unix socket or is a load balancer's own.
     pub fn origin(&self) -> Option<Origin> {
         if self.is_a_load_balancers_own() {
@@ -156,11 +161,16 @@ impl Outcome {
         self.refused(Side::Tidegate, reason, error);
     }
 
+    /// Bytes were moved before a relay began.
+    pub fn moved(&mut self, to_upstream: u64, to_client: u64) {
+        self.to_upstream += to_upstream;
+        self.to_client += to_client;
+    }
+
     /// The relay ended; returns why.
     pub fn relayed(&mut self, end: End) -> Reason {
         self.ended(end.side, end.reason.as_str());
-        self.to_upstream = end.to_upstream;
-        self.to_client = end.to_client;
+        self.moved(end.to_upstream, end.to_client);
         self.upstream = end.upstream.map(|info| (info.rtt, info.total_retrans));
         end.reason
     }
@@ -219,6 +229,7 @@ mod tests {
     use crate::log::Repeats;
     use crate::metrics::Metrics;
     use crate::proxy::{Limits, Unserved};
+    use crate::tls::client::UpstreamLeg;
     use crate::upstream::Upstream;
 
     #[tokio::test]
@@ -248,6 +259,7 @@ mod tests {
         let repeats = Repeats::default();
         let upstream = Upstream::new(
             upstreams.remove(0),
+            UpstreamLeg::Passthrough,
             tcp.clone(),
             Vec::new(),
             handles,
@@ -258,6 +270,9 @@ mod tests {
             config: listeners.remove(0),
             addresses: Vec::new(),
             pool: None,
+            tls: None,
+            tls_metrics: metrics.tls(),
+            sealing_key: Default::default(),
             stall_timeout,
             splice,
             tcp,

@@ -7,16 +7,19 @@ use std::time::Duration;
 use tokio::io::Interest;
 
 use super::Proxy;
+use super::login::{Account, LoggedIn, change_user, log_in};
 use super::outcome::Outcome;
 use super::source::identify;
-use crate::config::Protocol;
+use crate::config::{self, Protocol};
 use crate::drain::Phase;
 use crate::mysql::handshake::answer_sequence;
 use crate::mysql::packet::{ErrorCode, err, err_greeting};
 use crate::net::proxy_protocol::Addresses;
 use crate::net::socket;
 use crate::net::stream::Stream;
-use crate::relay::{Deadlines, Limits, Parting, Reason, Relay, Side};
+use crate::net::transport::Transport;
+use crate::relay::{Change, Deadlines, Limits, Parting, Reason, Relay, Side};
+use crate::tls::client::UpstreamLeg;
 use crate::upstream::Endpoint;
 
 /// What clients are told of a drain.
@@ -27,14 +30,14 @@ pub(super) const SHUTTING_DOWN: &str = "the bridge is shutting down";
 pub(super) fn run(outcome: Outcome, client: Stream) -> impl Future<Output = ()> + Send {
     let opened = Box::pin(open(outcome, client));
     async move {
-        let Some(Opened { mut outcome, client, upstream, log_in_within }) = opened.await else {
-            return;
-        };
-        let mut relay = relay(&outcome, client, upstream, log_in_within);
-        let reason = outcome.relayed((&mut relay).await);
-        let parting = relay.into_parting();
-        if let Some(parting) = parting.map(|parting| Box::pin(part(&outcome, parting, reason))) {
-            parting.await;
+        let Some(Opened { mut outcome, mut legs }) = opened.await else { return };
+        loop {
+            let account = legs.account.take();
+            let mut relay = relay(&outcome, *legs, account.is_some());
+            let reason = outcome.relayed((&mut relay).await);
+            let next = Box::pin(go_on(&mut outcome, relay, reason, account)).await;
+            let Some(next) = next else { return };
+            legs = next;
         }
     }
 }
@@ -42,39 +45,75 @@ pub(super) fn run(outcome: Outcome, client: Stream) -> impl Future<Output = ()> 
 /// A session with both its ends.
 struct Opened {
     outcome: Outcome,
-    client: Stream,
-    upstream: Stream,
-    /// See [`crate::upstream::Connected::log_in_within`].
-    log_in_within: Option<Duration>,
+    legs: Box<Legs>,
 }
 
-fn relay(
-    outcome: &Outcome,
-    client: Stream,
-    upstream: Stream,
-    log_in_within: Option<Duration>,
-) -> Relay {
+/// What a relay is made of.
+struct Legs {
+    client: Transport,
+    upstream: Transport,
+    limits: Limits,
+    /// Of a handshake that is still to come.
+    deadlines: Option<Deadlines>,
+    /// What a change of its user goes by.
+    account: Option<Box<Account>>,
+}
+
+fn relay(outcome: &Outcome, legs: Legs, stops_before_a_change_of_user: bool) -> Relay {
+    let Legs { client, upstream, limits, deadlines, .. } = legs;
+    let has_logged_in = !matches!(outcome.proxy.upstream.leg(), UpstreamLeg::Passthrough);
+    let proxy = &outcome.proxy;
+    let relayed = proxy.metrics.relayed.clone();
+    let (stall_timeout, splice) = (proxy.stall_timeout, proxy.splice);
+    let relay = Relay::new(client, upstream, relayed, stall_timeout, splice, limits, deadlines);
+    let relay = if has_logged_in { relay.after_the_log_in() } else { relay };
+    if stops_before_a_change_of_user { relay.until_the_user_changes() } else { relay }
+}
+
+fn limits(outcome: &Outcome) -> Limits {
     let proxy = &outcome.proxy;
     let config = &proxy.config;
-    let relayed = proxy.metrics.relayed.clone();
     let retire = match proxy.upstream.close_vanished_after().is_zero() {
         true => None,
         false => outcome.endpoint().map(Endpoint::retire_flag),
     };
-    let limits = Limits {
+    Limits {
         idle_timeout: config.idle_timeout,
         retire_at: (!config.max_lifetime.is_zero())
             .then(|| std::time::Instant::now() + jittered(config.max_lifetime)),
         retire,
-    };
+    }
+}
+
+/// After a relay: takes leave, or goes on with another one after a change of user.
+async fn go_on(
+    outcome: &mut Outcome,
+    relay: Relay,
+    reason: Reason,
+    account: Option<Box<Account>>,
+) -> Option<Box<Legs>> {
+    if reason == Reason::ChangesUser {
+        let (Change { client, upstream, said, limits }, account) = (relay.into_change()?, account?);
+        let deadlines = deadlines(&outcome.proxy.config, None);
+        let legs = change_user(outcome, &account, client, upstream, said, deadlines).await;
+        let (client, upstream) = legs?;
+        let account = Some(account);
+        return Some(Box::new(Legs { client, upstream, limits, deadlines: None, account }));
+    }
+    if let Some(parting) = relay.into_parting() {
+        part(outcome, parting, reason).await;
+    }
+    None
+}
+
+/// What a handshake may take. A server waits for a log-in for so long at the most:
+/// [`crate::upstream::Connected::log_in_within`].
+fn deadlines(config: &config::Listener, log_in_within: Option<Duration>) -> Deadlines {
     let handshake = match log_in_within {
         Some(within) if !config.handshake_timeout.is_zero() => within.min(config.handshake_timeout),
         _ => config.handshake_timeout,
     };
-    let deadlines = Deadlines { handshake, reply: config.reply_timeout };
-    let deadlines = (config.protocol == Protocol::Mysql).then_some(deadlines);
-    let (stall_timeout, splice) = (proxy.stall_timeout, proxy.splice);
-    Relay::new(client, upstream, relayed, stall_timeout, splice, limits, deadlines)
+    Deadlines { handshake, reply: config.reply_timeout }
 }
 
 /// A tenth more or less, so that sessions that were opened together do not end together.
@@ -93,7 +132,8 @@ async fn part(outcome: &Outcome, parting: Parting, reason: Reason) {
     if !opening.client_has_spoken() {
         drop(client);
         // It fails only by a panic, which the panic hook has told.
-        let _ = outcome.proxy.upstream.take_leave(upstream, opening.greeting).await;
+        let socket = upstream.into_socket();
+        let _ = outcome.proxy.upstream.take_leave(socket, opening.greeting).await;
         return;
     }
     let (code, message) = match reason {
@@ -136,25 +176,36 @@ async fn open(mut outcome: Outcome, mut client: Stream) -> Option<Opened> {
         true => outcome.addresses(&client),
         false => None,
     };
-    let (code, message) = tokio::select! {
+    let connected = tokio::select! {
         biased;
-        result = connect(&proxy, &mut outcome, told) => match result {
-            Ok((upstream, log_in_within)) => {
-                return Some(Opened { outcome, client, upstream, log_in_within });
-            }
-            Err(told) => told,
-        },
+        result = connect(&proxy, &mut outcome, told) => result,
         reason = left(&client, protocol) => {
             outcome.ended(Side::Client, reason.as_str());
             return None;
         }
         () = proxy.drain.reached(Phase::Closing) => {
             outcome.rejected(Reason::Drain.as_str(), SHUTTING_DOWN);
-            (ErrorCode::Draining, SHUTTING_DOWN.to_owned())
+            Err((ErrorCode::Draining, SHUTTING_DOWN.to_owned()))
         }
     };
-    refuse(client, protocol, code, &message).await;
-    None
+    let (upstream, log_in_within) = match connected {
+        Ok(connected) => connected,
+        Err((code, message)) => {
+            refuse(client, protocol, code, &message).await;
+            return None;
+        }
+    };
+    let deadlines = deadlines(&proxy.config, log_in_within);
+    if !matches!(proxy.upstream.leg(), UpstreamLeg::Passthrough) {
+        let logged_in = Box::pin(log_in(&mut outcome, client, upstream, deadlines)).await?;
+        let LoggedIn { client, upstream, account } = logged_in;
+        let legs = Legs { client, upstream, limits: limits(&outcome), deadlines: None, account };
+        return Some(Opened { outcome, legs: Box::new(legs) });
+    }
+    let deadlines = (protocol == Protocol::Mysql).then_some(deadlines);
+    let (client, upstream, limits) = (client.into(), upstream.into(), limits(&outcome));
+    let legs = Legs { client, upstream, limits, deadlines, account: None };
+    Some(Opened { outcome, legs: Box::new(legs) })
 }
 
 /// An upstream connection for a client that may have one, or what the client is told.
