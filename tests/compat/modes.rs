@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use crate::relay::{self, Onward, Sender};
 use crate::support::bridge::Bridge;
+use crate::support::tls::{Authority, Pair, Valid};
 
 /// One column of the matrix.
 #[derive(Debug)]
@@ -28,6 +29,19 @@ pub const MODES: &[Mode] = &[
     Mode { name: "off tls", fast: false, tls: true, start: |server| bridge(server, &[]) },
     Mode { name: "warm", fast: false, tls: false, start: |server| bridge(server, WARM) },
     Mode { name: "warm tls", fast: false, tls: true, start: |server| bridge(server, WARM) },
+    Mode { name: "client tls", fast: true, tls: true, start: |server| terminating(server, "off") },
+    Mode {
+        name: "upstream tls",
+        fast: true,
+        tls: false,
+        start: |server| bridge(server, &["--upstream-tls", "required"]),
+    },
+    Mode {
+        name: "both tls",
+        fast: false,
+        tls: true,
+        start: |server| terminating(server, "required"),
+    },
 ];
 
 /// So many are held that most clients are lent one.
@@ -56,6 +70,16 @@ impl Mode {
 fn bridge(server: SocketAddr, flags: &[&str]) -> Through {
     let bridge = Bridge::to(server).flags(flags).start();
     Through { port: bridge.listen.port(), _carrier: Some(Box::new(bridge)) }
+}
+
+/// With TLS that ends at the bridge on the clients' side.
+fn terminating(server: SocketAddr, upstream: &str) -> Through {
+    let authority = Authority::new();
+    let Pair { cert, key } = authority.sign("localhost", Valid::Now);
+    let [cert, key] = [cert, key].map(|path| path.display().to_string());
+    let flags = ["--client-tls", "required", "--tls-cert", &cert, "--tls-key", &key];
+    let bridge = Bridge::to(server).flags(&flags).flags(&["--upstream-tls", upstream]).start();
+    Through { port: bridge.listen.port(), _carrier: Some(Box::new((bridge, authority))) }
 }
 
 /// Changes one byte of the value on its way to the client, or ends the connection there.

@@ -12,6 +12,7 @@ pub mod mysql;
 pub mod namespace;
 pub mod process;
 pub mod tcp;
+pub mod tls;
 
 use std::env;
 use std::fmt::Debug;
