@@ -32,7 +32,7 @@ pub const MODES: &[Mode] = &[
     Mode { name: "client tls", fast: true, tls: true, start: |server| terminating(server, "off") },
     Mode {
         name: "upstream tls",
-        fast: true,
+        fast: false,
         tls: false,
         start: |server| bridge(server, &["--upstream-tls", "required"]),
     },
