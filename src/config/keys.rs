@@ -1,7 +1,7 @@
 //! How a key is looked up: its override before what its section says, and each value parsed.
 
 use super::error::ConfigError;
-use super::file::{Overrides, Raw, Section};
+use super::file::{Overrides, Raw, Section, Source};
 
 /// A section under the overrides: how one key is looked up.
 pub(super) struct Keys<'s> {
@@ -30,7 +30,7 @@ impl Keys<'_> {
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Result<Option<T>, ConfigError> {
         let Some(raw) = self.raw(key) else { return Ok(None) };
-        one_value(raw, key, parse)
+        one_value(&raw, key, parse).map(Some)
     }
 
     /// A key whose flag and variable are those of the same key above all sections.
@@ -40,7 +40,7 @@ impl Keys<'_> {
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Result<Option<T>, ConfigError> {
         let Some(raw) = self.section.take(key) else { return Ok(None) };
-        one_value(raw, key, parse)
+        one_value(&raw, key, parse).map(Some)
     }
 
     /// `None` when the key is not written; an empty list stays an empty list.
@@ -60,14 +60,54 @@ impl Keys<'_> {
     }
 }
 
+/// What no file has.
+impl Overrides {
+    /// A setting that must be given.
+    pub fn required<T>(
+        &self,
+        key: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<T, ConfigError> {
+        let missing = || ConfigError::new(Source::CommandLine, format!("no `{key}` is given"));
+        self.optional(key, parse)?.ok_or_else(missing)
+    }
+
+    /// A setting that need not be given.
+    pub fn optional<T>(
+        &self,
+        key: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, ConfigError> {
+        self.0.get(key).map(|raw| one_value(raw, key, parse)).transpose()
+    }
+
+    /// A setting that may be given several times.
+    pub fn list<T>(
+        &self,
+        key: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Vec<T>, ConfigError> {
+        self.0.get(key).map_or_else(|| Ok(Vec::new()), |raw| parse_all(raw, key, parse))
+    }
+
+    /// A setting that cannot be used, although its value can be read.
+    pub fn refuse(&self, key: &str, why: impl Into<String>, hint: &str) -> ConfigError {
+        let source = self.0.get(key).map_or(Source::CommandLine, |raw| raw.source.clone());
+        ConfigError::new(source, why).hint(hint)
+    }
+}
+
 fn one_value<T>(
-    raw: Raw,
+    raw: &Raw,
     key: &str,
     parse: impl Fn(&str) -> Result<T, String>,
-) -> Result<Option<T>, ConfigError> {
+) -> Result<T, ConfigError> {
     match raw.values.as_slice() {
-        [value] => parse_one(value, &raw, key, parse).map(Some),
-        _ => Err(ConfigError::new(raw.source, format!("`{key}` takes one value, not a list"))),
+        [value] => parse_one(value, raw, key, parse),
+        _ => {
+            let message = format!("`{key}` takes one value, not a list");
+            Err(ConfigError::new(raw.source.clone(), message))
+        }
     }
 }
 

@@ -9,7 +9,7 @@ mod classes;
 mod error;
 mod file;
 mod keys;
-mod parsers;
+pub mod parsers;
 mod unix;
 mod validate;
 #[cfg(test)]
@@ -30,7 +30,6 @@ pub use access::{Access, TokenError, read_token};
 pub use classes::{Class, changes, keep_until_restart};
 pub use error::ConfigError;
 pub use file::{Overrides, Raw, Source, check_variables};
-pub use parsers::default_threads;
 pub use unix::{Mode, Owner, UnixSocket};
 pub use value::{Bind, Gateway, is_public};
 

@@ -8,14 +8,13 @@ use mysql_common::packets::{ErrPacket, OkPacketDeserializer, OkPacketKind};
 use mysql_common::proto::MySerialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
 use super::error::{Problem, Refusal};
+use super::plan::Tls;
 use crate::mysql::packet::{HEADER_LEN, payload_length};
 use crate::show::table::harmless;
-use crate::tls::client::server_name;
 
 /// A payload of this length is continued by the next packet.
 const FULL: usize = 0xff_ffff;
@@ -72,15 +71,15 @@ impl Channel {
     }
 
     /// The same connection under TLS.
-    pub async fn secure(self, connector: &TlsConnector, name: &str) -> Result<Self, Problem> {
-        let name = server_name(name).map_err(Problem::Tls)?;
+    pub async fn secure(self, tls: &Tls) -> Result<Self, Problem> {
         if !self.wire.buffer().is_empty() {
             return Err(Problem::Malformed("the server speaks before TLS begins"));
         }
         let Either::Left(plain) = self.wire.into_inner() else {
             return Err(Problem::Malformed("TLS inside TLS"));
         };
-        let secure = connector.connect(name, plain).await.map_err(Problem::Tls)?;
+        let secure = tls.connector.connect(tls.name.clone(), plain);
+        let secure = secure.await.map_err(Problem::Tls)?;
         Ok(Self {
             capabilities: self.capabilities,
             ..Self::over(Either::Right(Box::new(secure)), self.sequence)

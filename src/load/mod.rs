@@ -4,7 +4,7 @@
 //!
 //! | file | holds |
 //! | --- | --- |
-//! | `plan` | what is to be done |
+//! | `plan`, `flags` | what is to be done, and how flags say it |
 //! | `worker`, `pace` | the threads, their connections, and the clock of an open loop |
 //! | `session`, `handshake`, `channel` | one connection, its log-in, its packets |
 //! | `record` | what is measured, as it comes |
@@ -21,6 +21,7 @@
 mod channel;
 mod compare;
 mod error;
+mod flags;
 mod handshake;
 #[cfg(test)]
 mod handshake_tests;
@@ -46,12 +47,13 @@ use tokio::sync::{Barrier, mpsc};
 use tokio::time::{MissedTickBehavior, interval_at, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::config::Gateway;
 use crate::net::descriptors;
 use crate::upstream::{LookupError, resolve};
 pub use compare::compare;
 pub use error::SessionError;
 use pace::Pace;
-pub use plan::{Login, Plan, PlanError, Scenario, Slo, Target, Weighted, bytes, share};
+pub use plan::{Figure, Login, Plan, Scenario, Slo, Tls, Weighted};
 use record::{Lately, Record};
 use report::Interval;
 pub use report::Report;
@@ -77,7 +79,7 @@ pub enum LoadError {
     #[error("{target} cannot be loaded")]
     Unfit {
         /// Whom it was to.
-        target: Target,
+        target: Gateway,
         /// What went wrong.
         source: SessionError,
     },
@@ -123,7 +125,7 @@ pub async fn run(plan: Plan) -> Result<Report, LoadError> {
     if let Some(limit) = descriptors::raise_limit().filter(|limit| most as u64 + own > *limit) {
         return Err(LoadError::Descriptors { wanted: most, limit });
     }
-    let Target { host, port } = &plan.target;
+    let Gateway { host, port } = &plan.target;
     let addresses = resolve(host).await?;
     let addresses: Vec<_> = addresses.into_iter().map(|ip| SocketAddr::new(ip, *port)).collect();
     let statements = plan.scenario.statements();

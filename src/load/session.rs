@@ -64,10 +64,10 @@ impl Session {
         let mut channel = Channel::new(stream);
         let greeted = greeting(&mut channel, login);
         let greeting = laps.run(Step::Greeting, greeted).await?;
-        if let Some(connector) = &login.tls {
+        if let Some(tls) = &login.tls {
             let secured = async {
                 ask_for_tls(&mut channel, &greeting).await?;
-                channel.secure(connector, &login.name).await
+                channel.secure(tls).await
             };
             channel = laps.run(Step::Tls, secured).await?;
         }
