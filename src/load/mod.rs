@@ -54,7 +54,7 @@ pub use compare::compare;
 pub use error::SessionError;
 use pace::Pace;
 pub use plan::{Figure, Login, Plan, Scenario, Slo, Tls, Weighted};
-use record::{Lately, Record};
+use record::Lately;
 use report::Interval;
 pub use report::Report;
 use session::Session;
@@ -204,7 +204,7 @@ async fn carry_out(run: Arc<Run>, at: SystemTime) -> Result<Report, LoadError> {
     }
     run.stop.cancel();
     let _ = timeout(GRACE, ended.recv()).await;
-    let mut all = Record::new(run.statements.len().max(1));
+    let mut all = run.record();
     records.iter().for_each(|record| all.add(&lock(record)));
     if let Some(pace) = &run.pace {
         pace.not_begun(run.from).for_each(|(waited, count)| all.not_begun(waited, count));

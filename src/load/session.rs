@@ -115,7 +115,9 @@ impl Session {
     }
 
     /// COM_QUIT, and waits for the server to close: it keeps the port in TIME_WAIT then, not we.
-    pub async fn quit(mut self) {
+    /// Returns how long that took.
+    pub async fn quit(mut self) -> Duration {
+        let began = Instant::now();
         let farewell = async {
             // A connection that fails now has done what it was for.
             if self.channel.command(COM_QUIT, &[]).await.is_ok() {
@@ -123,6 +125,7 @@ impl Session {
             }
         };
         let _ = timeout(FAREWELL, farewell).await;
+        began.elapsed()
     }
 }
 
