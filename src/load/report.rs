@@ -217,7 +217,7 @@ impl Report {
             bound: format!("errors<={}%", significant(plan.max_error_rate * 100.0)),
             measured: match all {
                 0 => "nothing was done".to_owned(),
-                _ => format!("{:.3}%", share * 100.0),
+                _ => format!("{}%", significant(share * 100.0)),
             },
             is_kept: share <= plan.max_error_rate && all > 0,
         });
