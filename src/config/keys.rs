@@ -91,9 +91,15 @@ impl Overrides {
     }
 
     /// A setting that cannot be used, although its value can be read.
-    pub fn refuse(&self, key: &str, why: impl Into<String>, hint: &str) -> ConfigError {
-        let source = self.0.get(key).map_or(Source::CommandLine, |raw| raw.source.clone());
-        ConfigError::new(source, why).hint(hint)
+    pub fn refuse(&self, key: &str, why: &str, hint: &str) -> ConfigError {
+        let error = match self.0.get(key) {
+            Some(Raw { values, source }) => {
+                let message = format!("`{key}` is `{}`: {why}", values.join(" "));
+                ConfigError::new(source.clone(), message)
+            }
+            None => ConfigError::new(Source::CommandLine, why),
+        };
+        error.hint(hint)
     }
 }
 

@@ -89,12 +89,12 @@ fn tls(given: &Overrides, target: &Gateway) -> Result<Option<Tls>, ConfigError> 
         };
     };
     let name = name.map_or_else(|| server_name(&target.host), Ok).map_err(|_| {
-        let why = format!("`{}` cannot be the name in a certificate", target.host);
-        given.refuse("target", why, "--tls-server-name says which name is")
+        let why = "a certificate cannot be for this name";
+        given.refuse("target", why, "--tls-server-name says for which it is")
     })?;
     let connector = connector(mode, ca.as_deref()).map_err(|error| {
         let hint = "--tls-ca: a file of certificates in PEM form";
-        given.refuse("tls_ca", Chain(&error).to_string(), hint)
+        given.refuse("tls_ca", &Chain(&error).to_string(), hint)
     })?;
     Ok(Some(Tls { connector, name }))
 }
@@ -112,8 +112,8 @@ fn mode(text: &str) -> Result<Option<Mode>, String> {
 fn password(given: &Overrides) -> Result<String, ConfigError> {
     let Some(file) = given.optional("password_file", path)? else { return Ok(String::new()) };
     let text = fs::read_to_string(&file).map_err(|error| {
-        let why = format!("cannot read {}: {error}", file.display());
-        given.refuse("password_file", why, "a file with the password in its only line")
+        let why = format!("cannot be read: {error}");
+        given.refuse("password_file", &why, "a file with the password in its only line")
     })?;
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }

@@ -41,8 +41,10 @@ pub(super) fn percentiles(report: &Report, theme: Theme) -> Drawn<String> {
     let ends = report.curve.iter().filter(|(percent, us)| *percent < 100.0 && *us > 0.0);
     let points: Vec<_> = ends.map(|(percent, us)| (nines(*percent), *us)).collect();
     let most = points.last().map_or(1.0, |point| point.0).max(1.0);
-    let low = points.first().map_or(1.0, |point| point.1) / 1.2;
-    let high = points.last().map_or(10.0, |point| point.1).max(low * 2.0) * 1.2;
+    // Labels stand at powers of ten: one below all, one above.
+    let low = points.first().map_or(0.0, |point| point.1.log10().floor());
+    let high = points.last().map_or(1.0, |point| point.1.log10().ceil()).max(low + 1.0);
+    let (low, high) = (10f64.powf(low), 10f64.powf(high));
     let label = |nines: &f64| match nines.fract() {
         0.0 => {
             let decimals = (*nines as usize).saturating_sub(2);
