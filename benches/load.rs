@@ -1,6 +1,7 @@
 //! What `tidegate load` costs a request, beside sysbench and mysqlslap: `SELECT 1` to the same
-//! MariaDB over the same number of connections, in turns. And how fast it is when the server is no
-//! obstacle: one that answers every command at once.
+//! MariaDB over the same number of connections, in turns. Rates are over the wall time of the whole
+//! process, of each generator alike. And, in a table of its own as the server is another, how fast
+//! it is when the server is no obstacle.
 //!
 //!     cargo bench --bench load
 #![allow(clippy::disallowed_methods, reason = "a bench may block")]
@@ -30,7 +31,7 @@ const ROUNDS: usize = 5;
 const SECONDS: u32 = 4;
 const CONNECTIONS: usize = 8;
 /// mysqlslap is told how many, not how long.
-const QUERIES: usize = 60_000;
+const QUERIES: usize = 150_000;
 
 const SCRIPT: &str = "
 function thread_init() con = sysbench.sql.driver():connect() end
@@ -54,9 +55,6 @@ fn main() {
         ("sysbench", &|| sysbench(&db, &script)),
         ("mysqlslap", &|| mysqlslap(&db)),
     ];
-    println!("SELECT 1 to MariaDB over {CONNECTIONS} connections, medians of {ROUNDS} rounds\n");
-    println!("| generator | CPU a request, us | requests a second |");
-    println!("| --- | --: | --: |");
     let mut rounds: [Vec<Run>; 3] = Default::default();
     for round in 0..ROUNDS {
         for turn in 0..run.len() {
@@ -67,14 +65,24 @@ fn main() {
             }
         }
     }
+    println!("{CONNECTIONS} connections, medians of {ROUNDS} rounds; rates over wall time");
+    head("SELECT 1 to MariaDB");
     for ((name, _), rounds) in run.iter().zip(&rounds) {
-        println!("| {name} | {} | {} |", shown(rounds, Run::cost), shown(rounds, Run::rate));
+        row(name, rounds);
     }
     let server = server(|_| OK.to_vec());
     let rounds: Vec<_> =
         (0..ROUNDS).map(|_| tidegate(server, "ping", &password, dir.path())).collect();
-    let (cost, rate) = (shown(&rounds, Run::cost), shown(&rounds, Run::rate));
-    println!("\nPings of a server that answers at once: {cost} us CPU each, {rate} a second");
+    head("no obstacle: pings to a server that answers at once, no MariaDB");
+    row("tidegate load", &rounds);
+}
+
+fn head(title: &str) {
+    println!("\n| {title} | CPU a request, us | requests a second |\n| --- | --: | --: |");
+}
+
+fn row(name: &str, rounds: &[Run]) {
+    println!("| {name} | {} | {} |", shown(rounds, Run::cost), shown(rounds, Run::rate));
 }
 
 /// What one generator did.
@@ -109,10 +117,9 @@ fn tidegate(to: SocketAddr, scenario: &str, password: &Path, dir: &Path) -> Run 
     tidegate.args(["--threads", "1", "--warmup", "0s", "--duration", &format!("{SECONDS}s")]);
     tidegate.args(["--connections", &CONNECTIONS.to_string()]);
     tidegate.arg("--password-file").arg(password).arg("--json").arg(&json);
-    let (_, cpu_seconds, _) = watch(tidegate);
+    let (_, cpu_seconds, seconds) = watch(tidegate);
     let report: Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
-    let number = |name: &str| report[name].as_f64().unwrap();
-    Run { requests: number("done"), seconds: number("seconds"), cpu_seconds }
+    Run { requests: report["done"].as_f64().unwrap(), seconds, cpu_seconds }
 }
 
 fn sysbench(db: &MariaDb, script: &Path) -> Run {

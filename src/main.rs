@@ -5,28 +5,24 @@ use std::convert::Infallible;
 use std::env;
 use std::error::Error;
 use std::ffi::OsStr;
-use std::fmt::Display;
 use std::fs;
 use std::future::pending;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
-use std::str::FromStr;
-use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use tidegate::app::{self, App, BuildError};
 use tidegate::cli::{self, Artefact, Cli, Command, Demo, Settings, Target};
-use tidegate::config::{self, Access, Config, ConfigError, Overrides, Raw, Source, UpstreamTls};
+use tidegate::config::{self, Access, Config, ConfigError, Overrides, Raw, Source};
 use tidegate::control::{self, ControlError, Goal};
 use tidegate::demo::{self, DemoOptions};
 use tidegate::drain::{Drain, Signals};
-use tidegate::load::{self, Login, Plan};
+use tidegate::load::{self, Plan, Scenario};
 use tidegate::log::{self, Chain};
 use tidegate::render::certificate::{self, Order, Signer};
 use tidegate::systemd;
-use tidegate::tls;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -36,8 +32,6 @@ const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 /// `EX_CONFIG` of sysexits.h.
 const BAD_CONFIG: u8 = 78;
-/// A longer test is a typing error.
-const LONGEST_TEST: Duration = Duration::from_secs(7 * 24 * 3600);
 
 fn main() -> ExitCode {
     let matches = Cli::command().get_matches();
@@ -55,7 +49,7 @@ fn main() -> ExitCode {
         Command::Wait(wait) => wait_for(wait, &matches),
         Command::Status(status) => show_status(status, &matches),
         Command::Render { artefact: Artefact::Certificate(flags) } => render_certificate(flags),
-        Command::Load { scenario } => load_test(scenario),
+        Command::Load { scenario } => load_test(scenario, &matches),
     };
     match result {
         Ok(()) => OK.into(),
@@ -152,11 +146,14 @@ fn read(path: &Path) -> Result<File, Failure> {
 /// The flags and variables that were given, by key.
 fn given(matches: &ArgMatches) -> Result<Overrides, ConfigError> {
     let mut given = Overrides::default();
-    let Some((command, arguments)) = matches.subcommand() else { return Ok(given) };
     let cli = Cli::command();
-    let known = cli.find_subcommand(command).into_iter().flat_map(clap::Command::get_arguments);
+    let (mut command, mut arguments) = (&cli, matches);
+    while let Some((name, below)) = arguments.subcommand() {
+        let Some(known) = command.find_subcommand(name) else { break };
+        (command, arguments) = (known, below);
+    }
     let mut variables = Vec::new();
-    for argument in known {
+    for argument in command.get_arguments() {
         let id = argument.get_id().as_str();
         let variable = argument.get_env().map(|name| name.to_string_lossy().into_owned());
         variables.extend(variable.clone());
@@ -267,7 +264,10 @@ fn render_certificate(flags: &cli::Certificate) -> Result<(), Failure> {
         None if flags.ca => Signer::NewAuthority,
         None => Signer::Itself,
     };
-    let names = all("NAME", &flags.names)?;
+    let named = |name: &String| {
+        name.parse().map_err(|error| Failure { code: USAGE, message: format!("NAME {error}") })
+    };
+    let names = flags.names.iter().map(named).collect::<Result<_, _>>()?;
     let (out, days, force) = (flags.out.clone(), flags.days, flags.force);
     let rendered = certificate::render(&Order { names, out, days, signer, force });
     let rendered = rendered.map_err(|error| {
@@ -277,20 +277,21 @@ fn render_certificate(flags: &cli::Certificate) -> Result<(), Failure> {
     say(&rendered.to_string())
 }
 
-fn load_test(scenario: &cli::Scenario) -> Result<(), Failure> {
+fn load_test(scenario: &cli::Scenario, matches: &ArgMatches) -> Result<(), Failure> {
     use cli::Scenario::{Bulk, Compare, Connect, Idle, Ping, Query};
-    let (work, flags) = match scenario {
+    let given = given(matches)?;
+    let (scenario, flags) = match scenario {
         Compare { a, b } => return say(&load::compare(a, b).map_err(Failure::running)?),
-        Connect(flags) => (load::Scenario::Connect, flags),
-        Ping(flags) => (load::Scenario::Ping, flags),
-        Query { sql, load } => (load::Scenario::Query(all("--sql", sql)?), load),
-        Bulk { bytes, load } => (load::Scenario::Bulk(flag("--bytes", load::bytes(bytes))?), load),
-        Idle { hold, load } => (load::Scenario::Idle(*hold as usize), load),
+        Connect(flags) => (Scenario::Connect, flags),
+        Ping(flags) => (Scenario::Ping, flags),
+        Query { load, .. } => (Scenario::query(&given)?, load),
+        Bulk { load, .. } => (Scenario::bulk(&given)?, load),
+        Idle { load, .. } => (Scenario::idle(&given)?, load),
     };
-    let plan = plan(work, flags)?;
+    let plan = Plan::read(scenario, &given)?;
     // What cannot be written is said now, not after the test.
     let [json, html] = [("--json", &flags.json), ("--html", &flags.html)]
-        .map(|(name, path)| path.as_deref().map(|path| create(name, path)).transpose());
+        .map(|(flag, path)| path.as_deref().map(|path| create(flag, path)).transpose());
     let (json, html) = (json?, html?);
     let report = control_runtime()?.block_on(load::run(plan));
     let report = report.map_err(|error| Failure::with_hint(&error, error.hint(), FAILED))?;
@@ -304,86 +305,10 @@ fn load_test(scenario: &cli::Scenario) -> Result<(), Failure> {
 }
 
 fn create(flag: &str, path: &Path) -> Result<fs::File, Failure> {
-    let cannot = |error| usage(&format!("{flag}: cannot write {}: {error}", path.display()));
-    fs::File::create(path).map_err(cannot)
-}
-
-/// The plan that the flags describe.
-fn plan(scenario: load::Scenario, flags: &cli::Load) -> Result<Plan, Failure> {
-    let target: load::Target = flag("--target", flags.target.parse())?;
-    let mode: UpstreamTls = flag("--tls", flags.tls.parse())?;
-    if flags.tls_ca.is_some() && !mode.is_verified() {
-        return Err(usage("--tls-ca: of no use without --tls verify-ca or verify-identity"));
-    }
-    let connector = tls::client::connector(mode, flags.tls_ca.as_deref());
-    let connector = connector.map_err(|error| Failure::with_hint(&error, error.hint(), FAILED))?;
-    if flags.rate.is_some_and(|rate| !(0.001..=1e6).contains(&rate)) {
-        return Err(usage("--rate: expected a number from 0.001 to 1000000"));
-    }
-    if flags.rate.is_some() && matches!(scenario, load::Scenario::Idle(_)) {
-        return Err(usage("--rate: of no use for idle, which opens and holds"));
-    }
-    for (name, time, least) in [
-        ("--ramp", flags.ramp, Duration::ZERO),
-        ("--warmup", flags.warmup, Duration::ZERO),
-        ("--duration", flags.duration, Duration::from_millis(1)),
-        ("--timeout", flags.timeout, Duration::from_millis(1)),
-    ] {
-        if !(least..=LONGEST_TEST).contains(&time) {
-            let least = humantime::format_duration(least);
-            return Err(usage(&format!("{name}: expected a duration from {least} to a week")));
-        }
-    }
-    let most = match scenario {
-        load::Scenario::Idle(hold) => hold,
-        _ => usize::MAX,
-    };
-    let connections = (flags.connections as usize).min(most);
-    let threads = flags.threads.map_or_else(config::default_threads, |threads| threads as usize);
-    Ok(Plan {
-        login: Login {
-            user: flags.user.clone(),
-            password: password(flags.password_file.as_deref())?,
-            database: flags.database.clone(),
-            tls: connector,
-            name: target.host.clone(),
-        },
-        target,
-        scenario,
-        connections,
-        rate: flags.rate,
-        threads: threads.min(connections),
-        ramp: flags.ramp,
-        warmup: flags.warmup,
-        duration: flags.duration,
-        timeout: flags.timeout,
-        slos: all("--slo", &flags.slo)?,
-        max_error_rate: flag("--max-error-rate", load::share(&flags.max_error_rate))?,
+    fs::File::create(path).map_err(|error| {
+        let message = format!("{flag}: cannot write {}: {error}", path.display());
+        Failure { code: USAGE, message }
     })
-}
-
-/// An empty variable is how a deployment says "not set".
-fn password(file: Option<&Path>) -> Result<String, Failure> {
-    let Some(file) = file.filter(|file| !file.as_os_str().is_empty()) else {
-        return Ok(String::new());
-    };
-    let text = fs::read_to_string(file);
-    let text =
-        text.map_err(|error| usage(&format!("--password-file: {}: {error}", file.display())))?;
-    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
-}
-
-fn usage(message: &str) -> Failure {
-    Failure { code: USAGE, message: message.to_owned() }
-}
-
-/// A flag's value, or whose it is that is wrong.
-fn flag<T>(name: &str, value: Result<T, impl Display>) -> Result<T, Failure> {
-    value.map_err(|error| Failure { code: USAGE, message: format!("{name} {error}") })
-}
-
-fn all<T: FromStr<Err: Display>>(name: &str, values: &[String]) -> Result<Vec<T>, Failure> {
-    values.iter().map(|value| flag(name, value.parse())).collect()
 }
 
 fn say(text: &str) -> Result<(), Failure> {

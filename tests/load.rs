@@ -15,13 +15,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::{TempDir, TempPath};
 use tidegate::mysql::packet::{ErrorCode, HEADER_LEN, err, err_greeting};
 
 use support::bridge::{Bridge, TIDEGATE, file, tidegate};
 use support::mariadb::{MariaDb, PASSWORD, USER};
-use support::mysql::{OK, server};
+use support::mysql::{DEPRECATE_EOF, OK, converse, server};
 use support::process::{Process, command, output};
 use support::tcp::{listener, nobody, serve};
 use support::{until, until_it};
@@ -90,21 +90,22 @@ fn tls_is_as_strict_as_it_is_asked_to_be() {
         (&load, &["--tls", "required"][..]),
         (&load, &["--tls", "verify-ca", "--tls-ca", ca]),
         (&named, &["--tls", "verify-identity", "--tls-ca", ca]),
+        (&load, &["--tls", "verify-identity", "--tls-ca", ca, "--tls-server-name", "localhost"]),
     ] {
         let report = load.report(&["connect"], flags);
         assert_eq!(number(&report, "errors"), 0.0, "{report}");
         assert!(number(found(&report, "phases", "name", "TLS"), "done") > 0.0);
     }
-    for (flags, why) in [
-        (["--tls", "verify-identity", "--tls-ca", ca], "not valid for name"),
-        (["--tls", "verify-ca", "--tls-ca", stranger], "UnknownIssuer"),
+    let other = ["--tls", "verify-identity", "--tls-ca", ca, "--tls-server-name", "db.test"];
+    for (load, flags, why) in [
+        (&load, &["--tls", "verify-identity", "--tls-ca", ca][..], "not valid for name"),
+        (&named, &other, "not valid for name"),
+        (&load, &["--tls", "verify-ca", "--tls-ca", stranger], "UnknownIssuer"),
     ] {
-        let said = load.refused(&["ping"], &flags);
+        let said = load.refused(&["ping"], flags);
         assert!(said.contains("TLS: ") && said.contains(why), "{said}");
         assert!(said.contains("hint: --tls-ca names"), "{said}");
     }
-    let said = load.refused(&["ping"], &["--tls", "verify-ca", "--tls-ca", "/nowhere.pem"]);
-    assert!(said.contains("tls_ca is /nowhere.pem: it cannot be read"), "{said}");
 }
 
 #[test]
@@ -175,22 +176,48 @@ fn what_cannot_work_is_said_once_and_before_the_load() {
 
 #[test]
 fn wrong_usage_names_the_flag() {
-    for (flags, expected) in [
-        (&["ping", "--target", "nowhere"][..], "--target \"nowhere\": expected HOST:PORT"),
-        (&["ping", "--target", "a:1", "--slo", "p99"], "--slo \"p99\": expected a bound"),
-        (&["ping", "--target", "a:1", "--rate", "0"], "--rate: expected a number from 0.001"),
-        (&["idle", "--hold", "1", "--target", "a:1", "--rate", "1"], "--rate: of no use for idle"),
-        (&["ping", "--target", "a:1", "--duration", "0s"], "--duration: expected a duration from"),
-        (&["ping", "--target", "a:1", "--ramp", "99999years"], "--ramp: expected a duration from"),
-        (&["ping", "--target", "a:1", "--tls-ca", "x"], "--tls-ca: of no use without"),
-        (&["ping", "--target", "a:1", "--password-file", "/no"], "--password-file: /no: No such"),
-        (&["ping", "--target", "a:1", "--json", "/no/x"], "--json: cannot write /no/x"),
-        (&["ping", "--target", "a:1", "--max-error-rate", "2"], "--max-error-rate \"2\""),
-        (&["bulk", "--target", "a:1", "--bytes", "1MB"], "--bytes \"1MB\": expected a size"),
-        (&["query", "--target", "a:1", "--sql", ""], "--sql \"\": expected a statement"),
-        (&["ping", "--target", "a:1", "--connections", "0"], "--connections <N>"),
+    for (scenario, flags, expected) in [
+        ("ping", &["--target", "a:b"][..], "--target: `target` is `a:b`: expected a port"),
+        ("ping", &["--slo", "p99"], "--slo: `slo` is `p99`: expected a bound"),
+        ("ping", &["--rate", "0"], "--rate: `rate` is `0`: expected a number a second, from 0.001"),
+        (
+            "idle",
+            &["--hold", "1", "--rate", "1"],
+            "--rate: `rate` is `1`: of no use for idle\nhint: ",
+        ),
+        ("idle", &["--hold", "0"], "--hold: `hold` is `0`: expected a number from 1"),
+        ("ping", &["--duration", "0s"], "--duration: `duration` is `0s`: expected a duration"),
+        ("ping", &["--ramp", "99999years"], "--ramp: `ramp` is `99999years`: expected a year"),
+        ("ping", &["--tls", "on"], "--tls: `tls` is `on`: expected off, required, verify-ca or"),
+        ("ping", &["--tls-ca", "x"], "--tls-ca: `tls_ca` is `x`: of no use without a look"),
+        (
+            "ping",
+            &["--tls", "verify-ca", "--tls-ca", "/no.pem"],
+            "--tls-ca: `tls_ca` is `/no.pem`: tls_ca is /no.pem: it cannot be read: ",
+        ),
+        (
+            "ping",
+            &["--tls-server-name", "db"],
+            "--tls-server-name: `tls_server_name` is `db`: of no use without TLS\nhint: ",
+        ),
+        (
+            "ping",
+            &["--tls", "required", "--tls-server-name", "a b"],
+            "--tls-server-name: `tls_server_name` is `a b`: expected a DNS name",
+        ),
+        (
+            "ping",
+            &["--password-file", "/no"],
+            "--password-file: `password_file` is `/no`: cannot be read: No such",
+        ),
+        ("ping", &["--json", "/no/x"], "--json: cannot write /no/x"),
+        ("ping", &["--max-error-rate", "2"], "--max-error-rate: `max_error_rate` is `2`: expected"),
+        ("bulk", &["--bytes", "1MB"], "--bytes: `bytes` is `1MB`: expected a size"),
+        ("query", &["--sql", ""], "--sql: `sql` is ``: expected a statement"),
+        ("ping", &["--connections", "0"], "--connections: `connections` is `0`: expected a number"),
     ] {
-        let output = tidegate(&[&["load"], flags].concat());
+        let target: &[&str] = if flags[0] == "--target" { &[] } else { &["--target", "a:1"] };
+        let output = tidegate(&[&["load", scenario], target, flags].concat());
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{flags:?}: {said}");
         assert!(said.contains(expected), "{flags:?}: {said}");
@@ -257,17 +284,26 @@ fn an_interrupt_tells_what_was_measured() {
         count.fetch_add(1, Ordering::Relaxed);
         OK.to_vec()
     }));
-    let mut tidegate = load.command(&["ping"], &["--duration", "10m"]);
-    tidegate.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut process = Process::spawn(tidegate);
-    // The first is the one before the load.
-    until_it("it loads", || asked.load(Ordering::Relaxed), |asked| *asked > 100);
-    process.signal(Signal::INT);
-    let status = process.wait(Duration::from_secs(10));
-    let mut said = String::new();
-    process.child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
-    assert!(status.success(), "{status}: {said}");
-    assert!(said.contains("(interrupted)") && said.contains(" done, "), "{said}");
+    let said = interrupted(load.command(&["ping"], &["--duration", "10m"]), || {
+        until_it("it loads", || asked.load(Ordering::Relaxed), |asked| *asked > 100);
+    });
+    assert!(said.contains(" done, "), "{said}");
+}
+
+#[test]
+fn an_interrupt_looks_which_held_connections_are_alive() {
+    let opened = Arc::new(AtomicUsize::new(0));
+    let count = opened.clone();
+    let server = serve(&listener(), move |stream| {
+        count.fetch_add(1, Ordering::Relaxed);
+        drop(converse(&stream, 0, |_| vec![OK.to_vec()]));
+    });
+    let flags = ["--connections", "2", "--duration", "10m"];
+    let said = interrupted(Load::at(server).command(&["idle", "--hold", "5"], &flags), || {
+        // The first is the one before the load.
+        until_it("all are opened", || opened.load(Ordering::Relaxed), |opened| *opened == 6);
+    });
+    assert!(said.contains("5 alive at the end, 0 errors"), "{said}");
 }
 
 #[test]
@@ -312,6 +348,22 @@ fn a_report_is_json_a_page_and_can_be_compared() {
         let line = said.lines().find(|line| line.starts_with(row)).expect(row);
         assert!(line.contains(" x"), "{said}");
     }
+    // As if each had run for ten seconds, the other twice as fast.
+    for (name, rate) in [("a", 100), ("b", 200)] {
+        let mut report: Value = serde_json::from_str(&read(Path::new(&path("a.json")))).unwrap();
+        let second =
+            |n: usize| json!({"done": rate + n % 3, "errors": 0, "p50_us": 10, "p99_us": 20});
+        report["intervals"] = (0..10).map(second).collect();
+        fs::write(path(&format!("{name}10.json")), report.to_string()).unwrap();
+    }
+    let said = String::from_utf8(compare("a10.json", "b10.json").stdout).unwrap();
+    for (row, ratio, verdict) in [
+        ("throughput", "x1.98 to x2.01", "B is higher"),
+        ("p50", "x1.00 to x1.00", "no difference"),
+    ] {
+        let line = said.lines().find(|line| line.starts_with(row)).expect(row);
+        assert!(line.contains(ratio) && line.ends_with(verdict), "{said}");
+    }
     let output = compare("a.json", "a.html");
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
@@ -339,8 +391,110 @@ fn what_was_due_and_not_begun_breaks_bounds() {
     assert!(said.contains("p90<500ms: ") && said.contains("BROKEN"), "{said}");
 }
 
+#[test]
+fn results_are_read_as_both_sides_have_agreed() {
+    for lacks in [0, DEPRECATE_EOF] {
+        // Two results of two rows; of every fourth answer the last row is an error.
+        let turn = Arc::new(AtomicUsize::new(0));
+        let server = serve(&listener(), move |stream| {
+            let result = |status: u8, last: &[u8]| {
+                let mut packets = vec![vec![1], b"\x03def".to_vec()];
+                let (eof, ok) = (vec![0xfe, 0, 0, status, 0], vec![0xfe, 0, 0, status, 0, 0, 0]);
+                packets.extend((lacks != 0).then(|| eof.clone()));
+                packets.extend([b"\x01x".to_vec(), last.to_vec()]);
+                packets.extend((last[0] != 0xff).then_some(if lacks == 0 { ok } else { eof }));
+                packets
+            };
+            let error = err(0, ErrorCode::TooMany, "tomorrow")[HEADER_LEN..].to_vec();
+            drop(converse(&stream, lacks, |_| {
+                let is_fourth = turn.fetch_add(1, Ordering::Relaxed) % 4 == 3;
+                let last: &[u8] = if is_fourth { &error } else { b"\x01y" };
+                // In autocommit, and with more to come.
+                [result(0x0a, b"\x01x"), result(0x02, last)].concat()
+            }));
+        });
+        let flags = ["--connections", "1", "--max-error-rate", "30%"];
+        let report = Load::at(server).report(&["query", "--sql", "SELECT"], &flags);
+        assert_eq!(bytes_each(&report), 8.0);
+        let refused = found(&report, "causes", "cause", "answer: ERR 1040");
+        let share =
+            number(refused, "count") / (number(&report, "errors") + number(&report, "done"));
+        assert_eq!(refused["count"], report["errors"]);
+        assert!((0.2..0.3).contains(&share), "{report}");
+        // After an error amid rows the next answer is found where it begins.
+        assert_eq!(number(found(&report, "phases", "name", "TCP"), "done"), 1.0, "{report}");
+    }
+}
+
+#[test]
+fn rows_longer_than_a_packet_are_read_to_their_end() {
+    let Some(db) = MariaDb::shared() else { return };
+    let load = Load::of(&db);
+    // A row of exactly one full packet, which an empty one ends, and one of more; with their lengths.
+    for (length, prefix) in [(16_777_211, 4), (20_000_000, 9)] {
+        let sql = format!("SELECT REPEAT('x', {length})");
+        let report = load.report(&["query", "--sql", &sql], &["--connections", "2"]);
+        assert_eq!(number(&report, "errors"), 0.0, "{report}");
+        assert_eq!(bytes_each(&report), f64::from(length + prefix), "{report}");
+    }
+}
+
+#[test]
+fn a_ramp_spreads_the_first_connects() {
+    let opened = Arc::new(Mutex::new(Vec::new()));
+    let seen = opened.clone();
+    let server = serve(&listener(), move |stream| {
+        seen.lock().unwrap().push(Instant::now());
+        drop(converse(&stream, 0, |_| vec![OK.to_vec()]));
+    });
+    let report = Load::at(server).report(&["ping"], &["--connections", "4", "--ramp", "2s"]);
+    assert_eq!(number(&report, "errors"), 0.0, "{report}");
+    // The first is the one before the load.
+    let opened = opened.lock().unwrap();
+    assert_eq!(opened.len(), 5);
+    for (turn, opened_at) in opened[1..].iter().enumerate() {
+        let after = *opened_at - opened[0];
+        assert!(after >= Duration::from_millis(500) * turn as u32, "{turn}: after {after:?}");
+    }
+}
+
+#[test]
+fn a_server_that_does_not_close_is_seen() {
+    let slow = serve(&listener(), |stream| {
+        drop(converse(&stream, 0, |_| vec![OK.to_vec()]));
+        // What it was told to close stays open.
+        loop {
+            thread::park();
+        }
+    });
+    let quit = |server| {
+        let report = Load::at(server).report(&["connect"], &["--connections", "2"]);
+        number(&found(&report, "phases", "name", "quit")["latency"], "p50_us")
+    };
+    assert!(quit(slow) >= 900e3);
+    assert!(quit(server(|_| OK.to_vec())) < 900e3);
+}
+
 fn number(of: &Value, name: &str) -> f64 {
     of[name].as_f64().unwrap_or_else(|| panic!("no number {name} in {of}"))
+}
+
+/// Bytes of an operation's rows.
+fn bytes_each(report: &Value) -> f64 {
+    (number(report, "bytes_per_second") / number(report, "throughput")).round()
+}
+
+/// Interrupts it when it is time, and returns what it says then.
+fn interrupted(mut tidegate: Command, wait: impl FnOnce()) -> String {
+    tidegate.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut process = Process::spawn(tidegate);
+    wait();
+    process.signal(Signal::INT);
+    let status = process.wait(Duration::from_secs(10));
+    let mut said = String::new();
+    process.child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(status.success() && said.contains("(interrupted)"), "{status}: {said}");
+    said
 }
 
 /// The element of a list whose field is that.

@@ -1,7 +1,6 @@
 //! The flags of `load`.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
@@ -30,9 +29,9 @@ pub enum Scenario {
     /// Asks for large results.
     #[command(after_help = EXIT_CODES)]
     Bulk {
-        /// Bytes of a result: 64KiB, 1MiB, up to 1GiB; in rows of 8 MiB at the most.
-        #[arg(long, value_name = "SIZE", default_value = "1MiB")]
-        bytes: String,
+        /// Bytes of a result: 64KiB, 1MiB, up to 1GiB; in rows of 8 MiB at the most [default: 1MiB].
+        #[arg(long, value_name = "SIZE")]
+        bytes: Option<String>,
         /// All other flags.
         #[command(flatten)]
         load: Load,
@@ -42,8 +41,7 @@ pub enum Scenario {
     Idle {
         /// How many; --connections of them are opened at a time.
         #[arg(long, value_name = "N")]
-        #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-        hold: u32,
+        hold: String,
         /// All other flags.
         #[command(flatten)]
         load: Load,
@@ -58,77 +56,74 @@ pub enum Scenario {
     },
 }
 
-/// Flags of the scenarios of `load`.
+/// Flags of the scenarios of `load`. As in [`super::Settings`], an argument's id is its key's name.
 #[derive(Debug, Args)]
 pub struct Load {
-    /// Whom to load.
+    /// Whom to load; the port is 4000 if not given.
     #[arg(long, value_name = "HOST:PORT")]
     pub target: String,
 
-    /// User to log in as. On TiDB Cloud it has the prefix of its cluster.
-    #[arg(long, default_value = "root")]
-    pub user: String,
+    /// User to log in as. On TiDB Cloud it has the prefix of its cluster [default: root].
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
 
     /// File with the password; without it there is none.
     #[arg(long, value_name = "FILE", env = "TIDEGATE_PASSWORD_FILE")]
-    pub password_file: Option<PathBuf>,
+    pub password_file: Option<String>,
 
     /// Database to begin in.
     #[arg(long, value_name = "NAME")]
     pub database: Option<String>,
 
-    /// TLS: off, required (whoever it is), verify-ca or verify-identity.
-    #[arg(long, value_name = "MODE", default_value = "off")]
-    #[arg(value_parser = ["off", "required", "verify-ca", "verify-identity"])]
-    pub tls: String,
+    /// TLS: off, required (whoever it is), verify-ca or verify-identity [default: off].
+    #[arg(long, value_name = "MODE")]
+    pub tls: Option<String>,
 
     /// Authorities to trust, in PEM form [default: the system's].
     #[arg(long, value_name = "FILE")]
-    pub tls_ca: Option<PathBuf>,
+    pub tls_ca: Option<String>,
 
-    /// Connections at a time.
-    #[arg(long, value_name = "N", default_value = "16")]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub connections: u32,
+    /// Name that the server's certificate must have [default: the target's host].
+    #[arg(long, value_name = "NAME")]
+    pub tls_server_name: Option<String>,
+
+    /// Connections at a time [default: 16].
+    #[arg(long, value_name = "N")]
+    pub connections: Option<String>,
 
     /// Operations a second in all; latencies are measured from when each was due. Without it each
     /// connection begins an operation when the last has ended, and a slow target is asked less.
     #[arg(long, value_name = "N")]
-    pub rate: Option<f64>,
+    pub rate: Option<String>,
 
-    /// Threads that carry the connections [default: half the cores].
+    /// Threads that carry the connections: auto or a number [default: auto, half the cores].
     #[arg(long, value_name = "N")]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=256))]
-    pub threads: Option<u32>,
+    pub threads: Option<String>,
 
-    /// Time over which connections are begun.
-    #[arg(long, value_name = "DURATION", default_value = "0s")]
-    #[arg(value_parser = humantime::parse_duration)]
-    pub ramp: Duration,
+    /// Time over which connections are begun [default: 0s].
+    #[arg(long, value_name = "DURATION")]
+    pub ramp: Option<String>,
 
-    /// Time after it that is not measured.
-    #[arg(long, value_name = "DURATION", default_value = "1s")]
-    #[arg(value_parser = humantime::parse_duration)]
-    pub warmup: Duration,
+    /// Time after it that is not measured [default: 1s].
+    #[arg(long, value_name = "DURATION")]
+    pub warmup: Option<String>,
 
-    /// Time that is measured.
-    #[arg(long, value_name = "DURATION", default_value = "10s")]
-    #[arg(value_parser = humantime::parse_duration)]
-    pub duration: Duration,
+    /// Time that is measured [default: 10s].
+    #[arg(long, value_name = "DURATION")]
+    pub duration: Option<String>,
 
-    /// Longest time for each step of connecting and for an answer.
-    #[arg(long, value_name = "DURATION", default_value = "10s")]
-    #[arg(value_parser = humantime::parse_duration)]
-    pub timeout: Duration,
+    /// Longest time for each step of connecting and for an answer [default: 10s].
+    #[arg(long, value_name = "DURATION")]
+    pub timeout: Option<String>,
 
     /// Bound that decides the exit code: p99<20ms, p99.9<1s, mean<5ms or max<2s; may be repeated.
     /// What timed out, or was due and not begun, counts with the time that it has waited.
     #[arg(long, value_name = "BOUND")]
     pub slo: Vec<String>,
 
-    /// Share of failed operations that is still good: 0.01 or 1%.
-    #[arg(long, value_name = "SHARE", default_value = "1%")]
-    pub max_error_rate: String,
+    /// Share of failed operations that is still good: 0.01 or 1% [default: 1%].
+    #[arg(long, value_name = "SHARE")]
+    pub max_error_rate: Option<String>,
 
     /// Writes the report as JSON.
     #[arg(long, value_name = "FILE")]

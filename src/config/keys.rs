@@ -36,7 +36,7 @@ impl Keys<'_> {
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Result<Option<T>, ConfigError> {
         let Some(raw) = self.raw(key) else { return Ok(None) };
-        one_value(raw, key, parse)
+        one_value(&raw, key, parse).map(Some)
     }
 
     /// A key whose flag and variable are those of the same key above all sections.
@@ -46,7 +46,7 @@ impl Keys<'_> {
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Result<Option<T>, ConfigError> {
         let Some(raw) = self.section.take(key) else { return Ok(None) };
-        one_value(raw, key, parse)
+        one_value(&raw, key, parse).map(Some)
     }
 
     /// `None` when the key is not written; an empty list stays an empty list.
@@ -66,14 +66,60 @@ impl Keys<'_> {
     }
 }
 
+/// What no file has.
+impl Overrides {
+    /// A setting that must be given.
+    pub fn required<T>(
+        &self,
+        key: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<T, ConfigError> {
+        let missing = || ConfigError::new(Source::CommandLine, format!("no `{key}` is given"));
+        self.optional(key, parse)?.ok_or_else(missing)
+    }
+
+    /// A setting that need not be given.
+    pub fn optional<T>(
+        &self,
+        key: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, ConfigError> {
+        self.0.get(key).map(|raw| one_value(raw, key, parse)).transpose()
+    }
+
+    /// A setting that may be given several times.
+    pub fn list<T>(
+        &self,
+        key: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Vec<T>, ConfigError> {
+        self.0.get(key).map_or_else(|| Ok(Vec::new()), |raw| parse_all(raw, key, parse))
+    }
+
+    /// A setting that cannot be used, although its value can be read.
+    pub fn refuse(&self, key: &str, why: &str, hint: &str) -> ConfigError {
+        let error = match self.0.get(key) {
+            Some(Raw { values, source }) => {
+                let message = format!("`{key}` is `{}`: {why}", values.join(" "));
+                ConfigError::new(source.clone(), message)
+            }
+            None => ConfigError::new(Source::CommandLine, why),
+        };
+        error.hint(hint)
+    }
+}
+
 fn one_value<T>(
-    raw: Raw,
+    raw: &Raw,
     key: &str,
     parse: impl Fn(&str) -> Result<T, String>,
-) -> Result<Option<T>, ConfigError> {
+) -> Result<T, ConfigError> {
     match raw.values.as_slice() {
-        [value] => parse_one(value, &raw, key, parse).map(Some),
-        _ => Err(ConfigError::new(raw.source, format!("`{key}` takes one value, not a list"))),
+        [value] => parse_one(value, raw, key, parse),
+        _ => {
+            let message = format!("`{key}` takes one value, not a list");
+            Err(ConfigError::new(raw.source.clone(), message))
+        }
     }
 }
 

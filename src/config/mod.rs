@@ -10,7 +10,7 @@ mod error;
 mod file;
 mod keys;
 mod listeners;
-mod parsers;
+pub mod parsers;
 mod tls;
 #[cfg(test)]
 mod tls_tests;
@@ -35,7 +35,6 @@ pub use access::{Access, TokenError, read_token};
 pub use classes::{Class, changes, keep_until_restart};
 pub use error::ConfigError;
 pub use file::{Overrides, Raw, Source, check_variables};
-pub use parsers::default_threads;
 pub use tls::{ClientTls, Origination, Termination, UpstreamTls};
 pub use unix::{Mode, Owner, UnixSocket};
 pub use value::{Bind, Gateway, is_public};

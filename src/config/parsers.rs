@@ -27,7 +27,7 @@ const MAX_WARM: usize = 100;
 const WARM_AGES: RangeInclusive<Duration> = Duration::from_millis(500)..=Duration::from_secs(600);
 
 /// `500ms`, `10s`, `5m`; a year at the most, so that adding one to a moment cannot overflow.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(value) if value <= YEAR => Ok(value),
         Ok(_) => Err("expected a year at the most".into()),
@@ -36,7 +36,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// A duration that is not zero.
-pub(super) fn positive_duration(text: &str) -> Result<Duration, String> {
+pub fn positive_duration(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         Duration::ZERO => Err("expected a duration above zero".into()),
         value => Ok(value),
@@ -73,7 +73,8 @@ pub fn default_threads() -> usize {
     (available_parallelism().map_or(1, |cores| cores.get()) / 2).max(1)
 }
 
-pub(super) fn threads(text: &str) -> Result<usize, String> {
+/// `auto`, or a number of threads.
+pub fn threads(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(count @ 1..=MAX_THREADS) => Ok(count),
         _ if text == "auto" => Ok(default_threads()),
@@ -251,7 +252,8 @@ pub(super) fn send_proxy_protocol(text: &str) -> Result<SendProxyProtocol, Strin
     }
 }
 
-pub(super) fn path(text: &str) -> Result<PathBuf, String> {
+/// A path that is not empty.
+pub fn path(text: &str) -> Result<PathBuf, String> {
     match text {
         "" => Err("expected a path".into()),
         path => Ok(path.into()),

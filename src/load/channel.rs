@@ -1,21 +1,24 @@
 //! Packets over a stream. Reading does not allocate, and rows are skipped where they are.
 
+use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
+use std::task::{Poll, ready};
 
 use mysql_common::constants::{CapabilityFlags, StatusFlags};
 use mysql_common::io::ParseBuf;
 use mysql_common::packets::{ErrPacket, OkPacketDeserializer, OkPacketKind};
 use mysql_common::proto::MySerialize;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
 use super::error::{Problem, Refusal};
+use super::plan::Tls;
 use crate::mysql::packet::{HEADER_LEN, payload_length};
 use crate::show::table::harmless;
-use crate::tls::client::server_name;
 
 /// A payload of this length is continued by the next packet.
 const FULL: usize = 0xff_ffff;
@@ -25,6 +28,11 @@ const LONGEST: usize = 64 * 1024;
 const READ_AHEAD: usize = 4 * 1024;
 /// What one read of a long row may bring.
 const READ_LONG: usize = 256 * 1024;
+
+thread_local! {
+    /// Holds bytes only within one poll, so one serves all connections of a thread.
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_LONG].into());
+}
 
 type Wire = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
@@ -72,15 +80,15 @@ impl Channel {
     }
 
     /// The same connection under TLS.
-    pub async fn secure(self, connector: &TlsConnector, name: &str) -> Result<Self, Problem> {
-        let name = server_name(name).map_err(Problem::Tls)?;
+    pub async fn secure(self, tls: &Tls) -> Result<Self, Problem> {
         if !self.wire.buffer().is_empty() {
             return Err(Problem::Malformed("the server speaks before TLS begins"));
         }
         let Either::Left(plain) = self.wire.into_inner() else {
             return Err(Problem::Malformed("TLS inside TLS"));
         };
-        let secure = connector.connect(name, plain).await.map_err(Problem::Tls)?;
+        let secure = tls.connector.connect(tls.name.clone(), plain);
+        let secure = secure.await.map_err(Problem::Tls)?;
         Ok(Self {
             capabilities: self.capabilities,
             ..Self::over(Either::Right(Box::new(secure)), self.sequence)
@@ -105,27 +113,17 @@ impl Channel {
         self.write(|out| packet.serialize(out)).await
     }
 
-    /// Sends a payload, split where it is too long for one packet.
+    /// Sends a payload: a statement comes from the command line, and is shorter than a packet may be.
     async fn write(&mut self, payload: impl FnOnce(&mut Vec<u8>)) -> Result<(), Problem> {
         self.out.clear();
         self.out.extend_from_slice(&[0; HEADER_LEN]);
         payload(&mut self.out);
-        let mut sent = 0;
-        loop {
-            // The header stands in the bytes before, which have been sent or are still unused.
-            let length = (self.out.len() - sent - HEADER_LEN).min(FULL);
-            let packet = &mut self.out[sent..sent + HEADER_LEN + length];
-            packet[..3].copy_from_slice(&(length as u32).to_le_bytes()[..3]);
-            packet[3] = self.sequence;
-            self.sequence = self.sequence.wrapping_add(1);
-            self.wire.get_mut().write_all(packet).await?;
-            sent += length;
-            if length < FULL {
-                break;
-            }
-        }
-        self.wire.get_mut().flush().await?;
-        Ok(())
+        let length = (self.out.len() - HEADER_LEN) as u32;
+        self.out[..3].copy_from_slice(&length.to_le_bytes()[..3]);
+        self.out[3] = self.sequence;
+        self.sequence = self.sequence.wrapping_add(1);
+        self.wire.get_mut().write_all(&self.out).await?;
+        Ok(self.wire.get_mut().flush().await?)
     }
 
     /// The next packet's head.
@@ -160,10 +158,7 @@ impl Channel {
             let mut left = length;
             while left > 0 {
                 let there = match self.wire.buffer().is_empty() && left > READ_AHEAD {
-                    true => {
-                        self.kept.resize(left.min(READ_LONG), 0);
-                        self.wire.read(&mut self.kept).await?
-                    }
+                    true => self.drop_some(left).await?,
                     false => {
                         let there = self.wire.fill_buf().await?.len().min(left);
                         self.wire.consume(there);
@@ -183,6 +178,20 @@ impl Channel {
             self.sequence = header[3].wrapping_add(1);
             length = payload_length(&header);
         }
+    }
+
+    /// Reads past the read-ahead, which is empty, and drops what comes; returns its length.
+    async fn drop_some(&mut self, most: usize) -> io::Result<usize> {
+        let mut wire = Pin::new(self.wire.get_mut());
+        poll_fn(|cx| {
+            BUFFER.with_borrow_mut(|buffer| {
+                let most = most.min(buffer.len());
+                let mut read = ReadBuf::new(&mut buffer[..most]);
+                ready!(wire.as_mut().poll_read(cx, &mut read))?;
+                Poll::Ready(Ok(read.filled().len()))
+            })
+        })
+        .await
     }
 
     /// Reads a packet that is OK or ERR.

@@ -77,13 +77,7 @@ async fn a_key_that_is_none_and_a_plugin_that_wants_it_in_clear_are_refused() {
 }
 
 fn login(password: &str) -> Login {
-    Login {
-        user: "app".into(),
-        password: password.into(),
-        database: None,
-        tls: None,
-        name: "db".into(),
-    }
+    Login { user: "app".into(), password: password.into(), database: None, tls: None }
 }
 
 #[expect(clippy::disallowed_methods, reason = "loopback")]

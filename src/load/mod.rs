@@ -4,7 +4,7 @@
 //!
 //! | file | holds |
 //! | --- | --- |
-//! | `plan` | what is to be done |
+//! | `plan`, `flags` | what is to be done, and how flags say it |
 //! | `worker`, `pace` | the threads, their connections, and the clock of an open loop |
 //! | `session`, `handshake`, `channel` | one connection, its log-in, its packets |
 //! | `record` | what is measured, as it comes |
@@ -21,6 +21,7 @@
 mod channel;
 mod compare;
 mod error;
+mod flags;
 mod handshake;
 #[cfg(test)]
 mod handshake_tests;
@@ -46,13 +47,14 @@ use tokio::sync::{Barrier, mpsc};
 use tokio::time::{MissedTickBehavior, interval_at, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::config::Gateway;
 use crate::net::descriptors;
 use crate::upstream::{LookupError, resolve};
 pub use compare::compare;
 pub use error::SessionError;
 use pace::Pace;
-pub use plan::{Login, Plan, PlanError, Scenario, Slo, Target, Weighted, bytes, share};
-use record::{Lately, Record};
+pub use plan::{Figure, Login, Plan, Scenario, Slo, Tls, Weighted};
+use record::Lately;
 use report::Interval;
 pub use report::Report;
 use session::Session;
@@ -77,7 +79,7 @@ pub enum LoadError {
     #[error("{target} cannot be loaded")]
     Unfit {
         /// Whom it was to.
-        target: Target,
+        target: Gateway,
         /// What went wrong.
         source: SessionError,
     },
@@ -123,7 +125,7 @@ pub async fn run(plan: Plan) -> Result<Report, LoadError> {
     if let Some(limit) = descriptors::raise_limit().filter(|limit| most as u64 + own > *limit) {
         return Err(LoadError::Descriptors { wanted: most, limit });
     }
-    let Target { host, port } = &plan.target;
+    let Gateway { host, port } = &plan.target;
     let addresses = resolve(host).await?;
     let addresses: Vec<_> = addresses.into_iter().map(|ip| SocketAddr::new(ip, *port)).collect();
     let statements = plan.scenario.statements();
@@ -202,7 +204,7 @@ async fn carry_out(run: Arc<Run>, at: SystemTime) -> Result<Report, LoadError> {
     }
     run.stop.cancel();
     let _ = timeout(GRACE, ended.recv()).await;
-    let mut all = Record::new(run.statements.len().max(1));
+    let mut all = run.record();
     records.iter().for_each(|record| all.add(&lock(record)));
     if let Some(pace) = &run.pace {
         pace.not_begun(run.from).for_each(|(waited, count)| all.not_begun(waited, count));

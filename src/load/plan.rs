@@ -4,12 +4,13 @@ use std::fmt::{self, Display};
 use std::str::FromStr;
 use std::time::Duration;
 
-use thiserror::Error;
+use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
+
+use crate::config::Gateway;
 
 /// Longest row that `bulk` asks for: under every server's default of `max_allowed_packet`.
 const LONGEST_ROW: u64 = 8 * 1024 * 1024;
-const MOST_BYTES: u64 = 1024 * 1024 * 1024;
 /// What `connect` asks: the least that a server answers.
 const LEAST: &str = "SELECT 1";
 
@@ -17,7 +18,7 @@ const LEAST: &str = "SELECT 1";
 #[derive(Debug)]
 pub struct Plan {
     /// Whom to load.
-    pub target: Target,
+    pub target: Gateway,
     /// Who is to log in.
     pub login: Login,
     /// With what.
@@ -42,15 +43,6 @@ pub struct Plan {
     pub max_error_rate: f64,
 }
 
-/// A host and a port.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
-    /// Name or address.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-}
-
 /// A user, and the way to log in.
 #[derive(Clone)]
 pub struct Login {
@@ -61,9 +53,16 @@ pub struct Login {
     /// Database to begin in.
     pub database: Option<String>,
     /// TLS is asked for.
-    pub tls: Option<TlsConnector>,
+    pub tls: Option<Tls>,
+}
+
+/// How connections become secure.
+#[derive(Clone)]
+pub struct Tls {
+    /// Whom to trust.
+    pub connector: TlsConnector,
     /// The name in the server's certificate.
-    pub name: String,
+    pub name: ServerName<'static>,
 }
 
 /// What is done again and again.
@@ -110,53 +109,11 @@ pub enum Figure {
     Max,
 }
 
-/// What was given cannot be understood; `expected` says what could.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("\"{given}\": expected {expected}")]
-pub struct PlanError {
-    given: String,
-    expected: &'static str,
-}
-
-impl PlanError {
-    fn new(given: &str, expected: &'static str) -> Self {
-        Self { given: given.to_owned(), expected }
-    }
-}
-
-impl FromStr for Target {
-    type Err = PlanError;
-
-    fn from_str(text: &str) -> Result<Self, PlanError> {
-        let wrong = || PlanError::new(text, "HOST:PORT, such as 127.0.0.1:4000 or [::1]:4000");
-        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
-        let host = match host.strip_prefix('[') {
-            Some(inner) => inner.strip_suffix(']').ok_or_else(wrong)?,
-            None if host.contains(':') => return Err(wrong()),
-            None => host,
-        };
-        let port = port.parse().ok().filter(|port| *port > 0).ok_or_else(wrong)?;
-        if host.is_empty() {
-            return Err(wrong());
-        }
-        Ok(Self { host: host.to_owned(), port })
-    }
-}
-
-impl Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.host.contains(':') {
-            true => write!(f, "[{}]:{}", self.host, self.port),
-            false => write!(f, "{}:{}", self.host, self.port),
-        }
-    }
-}
-
 impl FromStr for Weighted {
-    type Err = PlanError;
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, PlanError> {
-        let wrong = || PlanError::new(text, "a statement, or WEIGHT@STATEMENT such as 3@SELECT 1");
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || "expected a statement, or WEIGHT@STATEMENT such as 3@SELECT 1".to_owned();
         let is_weight = |weight: &str| weight.bytes().all(|byte| byte.is_ascii_digit());
         let (weight, sql) = match text.split_once('@') {
             Some((weight, sql)) if is_weight(weight) => {
@@ -173,10 +130,10 @@ impl FromStr for Weighted {
 }
 
 impl FromStr for Slo {
-    type Err = PlanError;
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, PlanError> {
-        let wrong = || PlanError::new(text, "a bound such as p99<20ms, p99.9<1s, mean<5ms, max<2s");
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || "expected a bound: p99<20ms, p99.9<1s, mean<5ms or max<2s".to_owned();
         let (figure, below) = text.split_once('<').ok_or_else(wrong)?;
         let below = humantime::parse_duration(below.trim()).map_err(|_| wrong())?;
         if below.is_zero() {
@@ -204,32 +161,6 @@ impl Display for Slo {
         }
         write!(f, "<{}", humantime::format_duration(self.below))
     }
-}
-
-/// A size such as `512KiB`; 1 GiB at the most.
-pub fn bytes(text: &str) -> Result<u64, PlanError> {
-    let wrong = || PlanError::new(text, "a size up to 1GiB, such as 64KiB or 1MiB");
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let unit = match unit {
-        "" | "B" => 1,
-        "KiB" => 1024,
-        "MiB" => 1024 * 1024,
-        "GiB" => 1024 * 1024 * 1024,
-        _ => return Err(wrong()),
-    };
-    let size = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
-    size.filter(|size| (1..=MOST_BYTES).contains(size)).ok_or_else(wrong)
-}
-
-/// A share such as `0.01` or `1%`.
-pub fn share(text: &str) -> Result<f64, PlanError> {
-    let wrong = || PlanError::new(text, "a share from 0 to 1, or in per cent: 0.01 or 1%");
-    let share = match text.strip_suffix('%') {
-        Some(percent) => percent.parse::<f64>().map(|percent| percent / 100.0),
-        None => text.parse::<f64>(),
-    };
-    share.ok().filter(|share| (0.0..=1.0).contains(share)).ok_or_else(wrong)
 }
 
 impl Scenario {
@@ -267,13 +198,12 @@ fn rows_of(bytes: u64) -> String {
 
 impl fmt::Debug for Login {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { user, password: _, database, tls, name } = self;
+        let Self { user, password: _, database, tls } = self;
         f.debug_struct("Login")
             .field("user", user)
             .field("password", &"****")
             .field("database", database)
-            .field("tls", &tls.is_some())
-            .field("name", name)
+            .field("tls", &tls.as_ref().map(|tls| &tls.name))
             .finish()
     }
 }
@@ -281,17 +211,6 @@ impl fmt::Debug for Login {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_target_is_a_host_and_a_port() {
-        let target = |text: &str| text.parse::<Target>().map(|target| target.to_string());
-        assert_eq!(target("db.test:4000").unwrap(), "db.test:4000");
-        assert_eq!(target("[::1]:4000").unwrap(), "[::1]:4000");
-        for wrong in ["", "db.test", ":4000", "db.test:0", "db.test:70000", "::1:4000", "[::1:4000"]
-        {
-            assert!(target(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn a_statement_may_have_a_weight_before_it() {
@@ -306,20 +225,13 @@ mod tests {
     }
 
     #[test]
-    fn bounds_and_sizes_are_read_as_they_are_written() {
+    fn bounds_are_read_as_they_are_written() {
         let slo: Slo = "p99.9<20ms".parse().unwrap();
         assert_eq!(slo, Slo { figure: Figure::Percentile(99.9), below: Duration::from_millis(20) });
         assert_eq!(slo.to_string(), "p99.9<20ms");
         for wrong in ["p99", "p99>1ms", "p100<1ms", "p0<1s", "q5<1s", "max<fast", "<1s", "max<0s"] {
             assert!(wrong.parse::<Slo>().is_err(), "{wrong}");
         }
-        assert_eq!(bytes("1MiB").unwrap(), 1024 * 1024);
-        assert_eq!(bytes("7").unwrap(), 7);
-        for wrong in ["", "0", "MiB", "1MB", "2GiB", "99999999999999999999", "-1"] {
-            assert!(bytes(wrong).is_err(), "{wrong}");
-        }
-        assert_eq!(share("1%").unwrap(), 0.01);
-        assert!(share("nan").is_err() && share("1.5").is_err());
     }
 
     #[test]
@@ -331,13 +243,8 @@ mod tests {
 
     #[test]
     fn a_password_is_not_shown() {
-        let login = Login {
-            user: "u".into(),
-            password: "secret".into(),
-            database: None,
-            tls: None,
-            name: "db".into(),
-        };
+        let login =
+            Login { user: "u".into(), password: "secret".into(), database: None, tls: None };
         assert!(!format!("{login:?}").contains("secret"));
     }
 }

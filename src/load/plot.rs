@@ -41,10 +41,15 @@ pub(super) fn percentiles(report: &Report, theme: Theme) -> Drawn<String> {
     let ends = report.curve.iter().filter(|(percent, us)| *percent < 100.0 && *us > 0.0);
     let points: Vec<_> = ends.map(|(percent, us)| (nines(*percent), *us)).collect();
     let most = points.last().map_or(1.0, |point| point.0).max(1.0);
-    let low = points.first().map_or(1.0, |point| point.1) / 1.2;
-    let high = points.last().map_or(10.0, |point| point.1).max(low * 2.0) * 1.2;
+    // Labels stand at powers of ten: one below all, one above.
+    let low = points.first().map_or(0.0, |point| point.1.log10().floor());
+    let high = points.last().map_or(1.0, |point| point.1.log10().ceil()).max(low + 1.0);
+    let (low, high) = (10f64.powf(low), 10f64.powf(high));
     let label = |nines: &f64| match nines.fract() {
-        0.0 => format!("{}%", trimmed(100.0 - 100.0 / 10f64.powf(*nines))),
+        0.0 => {
+            let decimals = (*nines as usize).saturating_sub(2);
+            format!("{:.decimals$}%", 100.0 - 100.0 / 10f64.powf(*nines))
+        }
         // 68.4 % is nobody's bound.
         _ => String::new(),
     };
@@ -72,17 +77,13 @@ pub(super) fn throughput(report: &Report, theme: Theme) -> Drawn<String> {
     let most = lines.iter().flat_map(|(points, _)| points).map(|point| point.1);
     let most = most.fold(1.0, f64::max) * 1.1;
     let last = (report.intervals.len() as f64).max(2.0);
-    let second = |second: &f64| format!("{} s", trimmed(*second));
+    let second = |second: &f64| format!("{second} s");
     draw(theme, 1.0..last, 0.0..most, second, |rate| format!("{}/s", significant(*rate)), lines)
 }
 
 /// How many nines a share has: 90 % is 1, 99 % is 2.
 fn nines(percent: f64) -> f64 {
     -(1.0 - percent / 100.0).log10()
-}
-
-fn trimmed(value: f64) -> String {
-    format!("{value:.4}").trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 fn draw<Y>(

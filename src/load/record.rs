@@ -1,15 +1,19 @@
 //! What is measured, as it comes.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
 use super::error::{SessionError, Step};
 use super::session::Times;
 
-/// The steps of connecting that are measured: those before the first answer, and it.
-pub(super) const PHASES: usize = Step::OPENING.len() + 1;
+/// The steps of a connection's life that are measured: those before the first answer, it, and the
+/// end.
+const PHASES: usize = FIRST_ANSWER + 2;
+const FIRST_ANSWER: usize = Step::OPENING.len();
+const QUIT: usize = FIRST_ANSWER + 1;
 
 /// Times in nanoseconds, from 1 us to an hour, to three digits.
 pub(super) type Latencies = Histogram<u64>;
@@ -29,6 +33,8 @@ pub(super) struct Cause {
 /// What one thread has measured.
 #[derive(Debug)]
 pub(super) struct Record {
+    /// What is measured of the run.
+    measured: RangeInclusive<Instant>,
     /// Of each statement; of a scenario without statements there is one, too.
     pub statements: Vec<Latencies>,
     pub phases: [Latencies; PHASES],
@@ -65,8 +71,9 @@ impl Lately {
 }
 
 impl Record {
-    pub fn new(statements: usize) -> Self {
+    pub fn new(statements: usize, measured: RangeInclusive<Instant>) -> Self {
         Self {
+            measured,
             statements: (0..statements).map(|_| latencies()).collect(),
             phases: std::array::from_fn(|_| latencies()),
             unanswered: latencies(),
@@ -84,11 +91,29 @@ impl Record {
         put(&mut self.statements[statement], latency);
     }
 
-    /// One that has ended in the measured time, whenever it was due.
-    pub fn ended(&mut self, latency: Duration, bytes: u64) {
-        put(&mut self.lately.latencies, latency);
-        self.in_time += 1;
-        self.bytes += bytes;
+    /// An operation that was begun, or due, at `since`, and gave so many bytes or failed.
+    pub fn note(
+        &mut self,
+        since: Instant,
+        ended: Instant,
+        result: Result<u64, &SessionError>,
+        statement: usize,
+    ) {
+        let latency = ended - since;
+        // A rate is of what ends in the measured time, a latency of what was due in it.
+        if let Ok(bytes) = result
+            && self.measured.contains(&ended)
+        {
+            put(&mut self.lately.latencies, latency);
+            self.in_time += 1;
+            self.bytes += bytes;
+        }
+        if since >= *self.measured.start() {
+            match result {
+                Ok(_) => self.done(statement, latency),
+                Err(error) => self.failed(error, latency),
+            }
+        }
     }
 
     /// One that did not go well, after so long.
@@ -122,7 +147,12 @@ impl Record {
 
     /// It has answered for the first time.
     pub fn answered(&mut self, time: Duration) {
-        put(&mut self.phases[PHASES - 1], time);
+        put(&mut self.phases[FIRST_ANSWER], time);
+    }
+
+    /// The server has closed it as it was asked to, or did not in time.
+    pub fn quit(&mut self, time: Duration) {
+        put(&mut self.phases[QUIT], time);
     }
 
     /// Takes what has ended since the last time.
@@ -168,4 +198,40 @@ fn nanoseconds(time: Duration) -> u64 {
 
 fn add(all: &mut Latencies, one: &Latencies) {
     all.add(one).expect("all have the same bounds");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::error::Problem;
+    use super::*;
+
+    #[test]
+    fn a_rate_is_of_what_ends_in_time_and_a_latency_of_what_is_due_in_it() {
+        let at = {
+            let began = Instant::now();
+            move |ms| began + Duration::from_millis(ms)
+        };
+        // From 1 s to 2 s; begun, ended, and in which of the two it is.
+        for (since, ended, is_in_rate, is_in_latencies) in [
+            (0, 999, false, false),
+            (0, 1000, true, false),
+            (999, 1500, true, false),
+            (1000, 1500, true, true),
+            (1500, 2000, true, true),
+            (1500, 2001, false, true),
+            (999, 2001, false, false),
+        ] {
+            let mut record = Record::new(1, at(1000)..=at(2000));
+            record.note(at(since), at(ended), Ok(7), 0);
+            let (rate, latencies) = (u64::from(is_in_rate), u64::from(is_in_latencies));
+            assert_eq!((record.in_time, record.bytes), (rate, 7 * rate), "{since} to {ended}");
+            assert_eq!(record.lately.latencies.len(), rate, "{since} to {ended}");
+            assert_eq!(record.latencies().len(), latencies, "{since} to {ended}");
+
+            let mut record = Record::new(1, at(1000)..=at(2000));
+            let error = SessionError::new(Step::Answer, Problem::Closed);
+            record.note(at(since), at(ended), Err(&error), 0);
+            assert_eq!((record.in_time, record.errors), (0, latencies), "{since} to {ended}");
+        }
+    }
 }

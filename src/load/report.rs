@@ -180,7 +180,7 @@ impl Report {
         let latencies = record.latencies();
         let a_second = |count: f64| if seconds > 0.0 { count / seconds } else { 0.0 };
         let statements = run.statements.iter().zip(&record.statements);
-        let names = Step::OPENING.map(Step::as_str).into_iter().chain(["first answer"]);
+        let names = Step::OPENING.map(Step::as_str).into_iter().chain(["first answer", "quit"]);
         let mut causes: Vec<_> = record
             .causes
             .iter()
@@ -217,7 +217,7 @@ impl Report {
             bound: format!("errors<={}%", significant(plan.max_error_rate * 100.0)),
             measured: match all {
                 0 => "nothing was done".to_owned(),
-                _ => format!("{:.3}%", share * 100.0),
+                _ => format!("{}%", significant(share * 100.0)),
             },
             is_kept: share <= plan.max_error_rate && all > 0,
         });

@@ -64,10 +64,10 @@ impl Session {
         let mut channel = Channel::new(stream);
         let greeted = greeting(&mut channel, login);
         let greeting = laps.run(Step::Greeting, greeted).await?;
-        if let Some(connector) = &login.tls {
+        if let Some(tls) = &login.tls {
             let secured = async {
                 ask_for_tls(&mut channel, &greeting).await?;
-                channel.secure(connector, &login.name).await
+                channel.secure(tls).await
             };
             channel = laps.run(Step::Tls, secured).await?;
         }
@@ -115,7 +115,9 @@ impl Session {
     }
 
     /// COM_QUIT, and waits for the server to close: it keeps the port in TIME_WAIT then, not we.
-    pub async fn quit(mut self) {
+    /// Returns how long that took.
+    pub async fn quit(mut self) -> Duration {
+        let began = Instant::now();
         let farewell = async {
             // A connection that fails now has done what it was for.
             if self.channel.command(COM_QUIT, &[]).await.is_ok() {
@@ -123,6 +125,7 @@ impl Session {
             }
         };
         let _ = timeout(FAREWELL, farewell).await;
+        began.elapsed()
     }
 }
 

@@ -1,9 +1,12 @@
-//! A report as text.
+//! A report as text, and the tables that it shares with the page.
 
 use std::fmt::{self, Display};
 
-use super::report::{Bound, Cause, Latency, Report};
+use super::report::{Bound, Latency, Report};
 use crate::show::table::{Align, Table, paragraph};
+
+/// Of a statement's text a terminal gets as much.
+const SHORT: usize = 30;
 
 impl Report {
     /// One line of what was done.
@@ -42,67 +45,61 @@ impl Report {
         line
     }
 
-    /// What is counted.
-    pub(super) fn operation(&self) -> &'static str {
-        match self.scenario.as_str() {
+    /// How long what took; of a statement's text so many characters.
+    pub(super) fn times(&self, most: usize) -> Table {
+        let figures = ["COUNT", "MEAN", "P50", "P90", "P99", "P99.9", "MAX"];
+        let columns = figures.map(|figure| (figure, Align::Right));
+        let mut table = Table::new(&[&[("TIMES", Align::Left)][..], &columns].concat());
+        let mut row = |name: &str, done: u64, latency: &Latency| {
+            let Latency { mean_us, p50_us, p90_us, p99_us, p999_us, max_us } = *latency;
+            let [mean, p50, p90, p99, p999, max] =
+                [mean_us, p50_us, p90_us, p99_us, p999_us, max_us].map(time);
+            table.row([name.to_owned(), done.to_string(), mean, p50, p90, p99, p999, max]);
+        };
+        let operation = match self.scenario.as_str() {
             "connect" => "connect to answer",
             "bulk" => "result",
             "query" => "statement",
             _ => "ping",
-        }
-    }
-}
-
-impl Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}\n{}\n", self.headline(), self.summary())?;
-        let mut times = Table::new(&[
-            ("TIMES", Align::Left),
-            ("COUNT", Align::Right),
-            ("MEAN", Align::Right),
-            ("P50", Align::Right),
-            ("P90", Align::Right),
-            ("P99", Align::Right),
-            ("P99.9", Align::Right),
-            ("MAX", Align::Right),
-        ]);
-        let mut row = |name: &str, done: u64, latency: &Latency| {
-            let [mean, p50, p90, p99, p999, max] = latency.shown();
-            times.row([name.to_owned(), done.to_string(), mean, p50, p90, p99, p999, max]);
         };
-        row(self.operation(), self.done, &self.latency);
+        row(operation, self.done, &self.latency);
         if self.statements.len() > 1 {
             for statement in &self.statements {
-                let sql: String = statement.sql.chars().take(30).collect();
+                let sql: String = statement.sql.chars().take(most).collect();
                 row(&format!("- {sql}"), statement.done, &statement.latency);
             }
         }
         for phase in &self.phases {
             row(&phase.name, phase.done, &phase.latency);
         }
-        write!(f, "{times}")?;
-        if !self.causes.is_empty() {
-            let titles = [("ERRORS", Align::Left), ("COUNT", Align::Right), ("FIRST", Align::Left)];
-            let mut causes = Table::new(&titles);
-            for Cause { cause, count, example } in &self.causes {
-                causes.row([cause.clone(), count.to_string(), example.clone()]);
-            }
-            write!(f, "\n{causes}")?;
+        table
+    }
+
+    /// What went wrong, if anything did.
+    pub(super) fn errors(&self) -> Option<Table> {
+        let titles = [("ERRORS", Align::Left), ("COUNT", Align::Right), ("FIRST", Align::Left)];
+        let mut table = Table::new(&titles);
+        for cause in &self.causes {
+            table.row([cause.cause.clone(), cause.count.to_string(), cause.example.clone()]);
         }
-        writeln!(f)?;
-        for Bound { bound, measured, is_kept } in &self.bounds {
-            let verdict = if *is_kept { "kept" } else { "BROKEN" };
-            f.write_str(&paragraph(&format!("{bound}: {measured}, {verdict}")))?;
-        }
-        Ok(())
+        (!self.causes.is_empty()).then_some(table)
     }
 }
 
-impl Latency {
-    /// With their units, in the order of the fields.
-    pub(super) fn shown(&self) -> [String; 6] {
-        let Self { mean_us, p50_us, p90_us, p99_us, p999_us, max_us } = *self;
-        [mean_us, p50_us, p90_us, p99_us, p999_us, max_us].map(time)
+impl Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}\n{}\n\n{}", self.headline(), self.summary(), self.times(SHORT))?;
+        if let Some(errors) = self.errors() {
+            writeln!(f, "{errors}")?;
+        }
+        self.bounds.iter().try_for_each(|bound| f.write_str(&paragraph(&bound.to_string())))
+    }
+}
+
+impl Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = if self.is_kept { "kept" } else { "BROKEN" };
+        write!(f, "{}: {}, {verdict}", self.bound, self.measured)
     }
 }
 
@@ -118,10 +115,22 @@ pub(super) fn time(us: f64) -> String {
 
 /// Three digits, or all before the point.
 pub(super) fn significant(value: f64) -> String {
-    match value {
-        0.0 => "0".to_owned(),
-        large if large >= 100.0 => format!("{large:.0}"),
-        middle if middle >= 10.0 => format!("{middle:.1}"),
-        small => format!("{small:.2}"),
+    let decimals = match value {
+        0.0 => 0,
+        value => (2.0 - value.abs().log10().floor()).clamp(0.0, 6.0) as usize,
+    };
+    format!("{value:.decimals$}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_have_three_digits_and_their_unit() {
+        let shown = [0.0, 0.001, 0.0456, 1.0, 12.34, 123.4, 56789.0].map(significant);
+        assert_eq!(shown, ["0", "0.00100", "0.0456", "1.00", "12.3", "123", "56789"]);
+        let shown = [0.0, 1.5, 999.0, 1500.0, 2.5e6].map(time);
+        assert_eq!(shown, ["-", "1.50 us", "999 us", "1.50 ms", "2.50 s"]);
     }
 }

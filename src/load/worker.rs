@@ -48,6 +48,11 @@ impl Debug for Run {
 }
 
 impl Run {
+    /// A record without a measurement.
+    pub fn record(&self) -> Record {
+        Record::new(self.statements.len().max(1), self.from..=self.until)
+    }
+
     fn goes_on(&self) -> bool {
         Instant::now() < self.until && !self.enough.is_cancelled()
     }
@@ -76,7 +81,7 @@ pub(super) fn lock(record: &Shared) -> MutexGuard<'_, Record> {
 /// Starts the thread of that number; `alive` is dropped when it has ended.
 pub(super) fn start(number: usize, run: Arc<Run>, alive: mpsc::Sender<()>) -> io::Result<Shared> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    let record = Arc::new(Mutex::new(Record::new(run.statements.len().max(1))));
+    let record = Arc::new(Mutex::new(run.record()));
     let shared = record.clone();
     let carry = move || {
         runtime.block_on(async {
@@ -132,7 +137,7 @@ async fn connect(number: usize, run: &Run, record: &Shared) {
         let (mut session, times) = match opened {
             Ok(opened) => opened,
             Err(error) => {
-                note(run, record, since, Err(&error), 0);
+                note(record, since, Err(&error), 0);
                 if run.pace.is_none() {
                     sleep(PAUSE).await;
                 }
@@ -141,13 +146,18 @@ async fn connect(number: usize, run: &Run, record: &Shared) {
         };
         let asked = Instant::now();
         let result = run.operate(&mut session, 0).await;
+        let answer = asked.elapsed();
+        note(record, since, result.as_ref().copied(), 0);
+        if result.as_ref().is_err_and(SessionError::breaks) {
+            continue;
+        }
+        let farewell = session.quit().await;
         if began >= run.from && result.is_ok() {
             let mut record = lock(record);
             record.opened(&times);
-            record.answered(asked.elapsed());
+            record.answered(answer);
+            record.quit(farewell);
         }
-        note(run, record, since, result.as_ref().copied(), 0);
-        session.quit().await;
     }
 }
 
@@ -164,20 +174,23 @@ async fn load(number: usize, run: &Run, record: &Shared) {
             None => match open(run, record, &addresses).await {
                 Ok(session) => session,
                 Err(error) => {
-                    note(run, record, Instant::now(), Err(&error), 0);
+                    note(record, Instant::now(), Err(&error), 0);
                     sleep(PAUSE).await;
                     continue;
                 }
             },
         };
-        let Some(since) = due(run).await else { return session.quit().await };
+        let Some(since) = due(run).await else {
+            held = Some(session);
+            break;
+        };
         let asked = Instant::now();
         let statement = choice.next();
         let result = run.operate(&mut session, statement).await;
         if is_new && result.is_ok() {
             lock(record).answered(asked.elapsed());
         }
-        note(run, record, since, result.as_ref().copied(), statement);
+        note(record, since, result.as_ref().copied(), statement);
         held = result.err().is_none_or(|error| !error.breaks()).then_some(session);
     }
     if let Some(session) = held {
@@ -197,27 +210,9 @@ async fn open(
 }
 
 /// Tells of an operation that was begun, or due, at `since` and has ended now.
-fn note(
-    run: &Run,
-    record: &Shared,
-    since: Instant,
-    result: Result<u64, &SessionError>,
-    statement: usize,
-) {
+fn note(record: &Shared, since: Instant, result: Result<u64, &SessionError>, statement: usize) {
     let ended = Instant::now();
-    let mut record = lock(record);
-    // A rate is of what ends in the measured time, a latency of what was due in it.
-    if let Ok(bytes) = result
-        && (run.from..=run.until).contains(&ended)
-    {
-        record.ended(ended - since, bytes);
-    }
-    if since >= run.from {
-        match result {
-            Ok(_) => record.done(statement, ended - since),
-            Err(error) => record.failed(error, ended - since),
-        }
-    }
+    lock(record).note(since, ended, result, statement);
 }
 
 /// Does what the scenario does, once. Returns the bytes of the rows.

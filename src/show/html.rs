@@ -14,7 +14,7 @@ h1{font-size:1.4rem;margin:0}h2{font-size:1.05rem;margin:1.6rem 0 .4rem}\
 div{overflow-x:auto}table{border-collapse:collapse;width:100%}\
 th,td{text-align:left;padding:.35rem .7rem;border-bottom:1px solid var(--line);\
 font-variant-numeric:tabular-nums}th{background:var(--soft);font-weight:600;white-space:nowrap}\
-.n{text-align:right}.bad{color:#d33}";
+.n{text-align:right;white-space:nowrap}.bad{color:#d33}";
 
 /// Text from outside inside HTML: names come from configurations, causes from DNS and servers.
 pub struct Escaped<T>(pub T);

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::html::Escaped;
+
 /// As wide as a table gets, unless a column before the last one needs more.
 const WIDTH: usize = 100;
 /// The last column gets as much, also where there is no room for it.
@@ -40,6 +42,21 @@ impl Table {
         debug_assert_eq!(N, self.columns.len());
         let cell = |text: String| text.split('\n').map(harmless).collect();
         self.rows.push(cells.into_iter().map(cell).collect());
+    }
+
+    /// The same as HTML, in the classes of [`super::html::STYLE`].
+    pub fn to_html(&self) -> String {
+        let mut html = "<div><table>".to_owned();
+        for (number, row) in self.rows.iter().enumerate() {
+            html += "<tr>";
+            let tag = if number == 0 { "th" } else { "td" };
+            for (cell, align) in row.iter().zip(&self.columns) {
+                let class = if *align == Align::Right { " class=n" } else { "" };
+                let lines: Vec<_> = cell.iter().map(|line| Escaped(line).to_string()).collect();
+                html += &format!("<{tag}{class}>{}", lines.join("<br>"));
+            }
+        }
+        html + "</table></div>"
     }
 
     fn width(&self, column: usize) -> usize {
@@ -138,6 +155,14 @@ mod tests {
         // No room at all is left here.
         let text = table(&[[&"x".repeat(WIDTH), "1", "not much of a reason to be here"]]);
         assert!(text.lines().all(|line| line.len() <= WIDTH + GAP + 1 + GAP + LEAST), "{text}");
+    }
+
+    #[test]
+    fn as_html_it_has_the_same_cells() {
+        let mut table = Table::new(&[("NAME", Align::Left), ("N", Align::Right)]);
+        table.row(["<a>\nb".to_owned(), "1".to_owned()]);
+        let rows = "<tr><th>NAME<th class=n>N<tr><td>&lt;a><br>b<td class=n>1";
+        assert_eq!(table.to_html(), format!("<div><table>{rows}</table></div>"));
     }
 
     #[test]

@@ -11,8 +11,11 @@ use super::tcp::{listener, read_exactly, serve};
 /// Payload of an OK without rows, in autocommit.
 pub const OK: &[u8] = &[0, 0, 0, 2, 0, 0, 0];
 const COM_QUIT: u8 = 1;
-/// In the second byte of a greeting's capabilities.
-const SSL: u8 = 0x08;
+/// Of a server's capabilities.
+const SSL: u32 = 1 << 11;
+pub const DEPRECATE_EOF: u32 = 1 << 24;
+/// Where a greeting has the lower and the upper half of them.
+const CAPABILITIES: [usize; 2] = [25, 30];
 
 /// The greeting of a MySQL 8.0 whose connection id is 1; it is the four bytes from 12 on.
 pub fn greeting() -> Vec<u8> {
@@ -37,12 +40,20 @@ pub fn login() -> Vec<u8> {
 /// A server that offers no TLS, lets everybody in, and answers a command with one packet.
 pub fn server(answer: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) -> SocketAddr {
     let answer = Arc::new(answer);
-    serve(&listener(), move |stream| drop(converse(&stream, &*answer)))
+    serve(&listener(), move |stream| drop(converse(&stream, 0, |command| vec![answer(command)])))
 }
 
-fn converse(mut stream: &TcpStream, answer: &dyn Fn(&[u8]) -> Vec<u8>) -> io::Result<()> {
+/// One conversation of a server that lacks these capabilities, and TLS; each answer is packets.
+pub fn converse(
+    mut stream: &TcpStream,
+    lacks: u32,
+    answer: impl Fn(&[u8]) -> Vec<Vec<u8>>,
+) -> io::Result<()> {
     let mut greeting = greeting();
-    greeting[26] &= !SSL;
+    let lacks = (lacks | SSL).to_le_bytes();
+    for (at, lacks) in CAPABILITIES.into_iter().zip([&lacks[..2], &lacks[2..]]) {
+        greeting[at..].iter_mut().zip(lacks).for_each(|(byte, lacks)| *byte &= !lacks);
+    }
     stream.write_all(&greeting)?;
     let mut reader = stream;
     let mut packet = || {
@@ -56,7 +67,11 @@ fn converse(mut stream: &TcpStream, answer: &dyn Fn(&[u8]) -> Vec<u8>) -> io::Re
     loop {
         match &packet()?[..] {
             [COM_QUIT] => return Ok(()),
-            command => stream.write_all(&frame(1, &answer(command)))?,
+            command => {
+                let packets = (1..).zip(answer(command));
+                let packets = packets.flat_map(|(sequence, payload)| frame(sequence, &payload));
+                stream.write_all(&packets.collect::<Vec<u8>>())?;
+            }
         }
     }
 }
