@@ -274,7 +274,7 @@ fn visits() -> usize {
 
 /// Whether the greeting is ER_HOST_IS_BLOCKED (1129).
 fn is_blocked(stream: &TcpStream) -> bool {
-    read_packet(stream).starts_with(b"\xff\x69\x04")
+    read_packet(stream).unwrap().starts_with(b"\xff\x69\x04")
 }
 
 struct Path {

@@ -18,12 +18,11 @@ use rustls::{ClientConfig, ClientConnection, HandshakeKind};
 
 use support::bridge::Bridge;
 use support::mariadb::MariaDb;
-use support::mysql::{self, OK, read_packet as read_greeting, server};
+use support::mysql::{self, OK, read_packet, server};
 use support::process::{output, succeed};
 use support::tcp::{Noise, connect, listener, read_to_the_end, serve};
 use support::tls::{
-    Authority, Valid, client, client_config, login, read_packet, serve_tls, shake_hands,
-    ssl_request,
+    Authority, Valid, client, client_config, login, serve_tls, shake_hands, ssl_request,
 };
 use support::{PATIENCE, full_or, runtime, until, until_it};
 use tidegate::mysql::packet::{HEADER_LEN, frame};
@@ -184,9 +183,9 @@ fn the_next_connection_resumes_the_tls_of_the_last() {
     let bridge = self::bridge("", upstream, "upstream_tls = \"required\"").start();
     for expected in [HandshakeKind::Full, HandshakeKind::Resumed] {
         let mut client = connect(bridge.listen);
-        read_greeting(&client);
+        read_packet(&client).unwrap();
         client.write_all(&mysql::login()).unwrap();
-        assert_eq!(read_greeting(&client), OK);
+        assert_eq!(read_packet(&client).unwrap(), OK);
         assert_eq!(kinds.recv_timeout(PATIENCE).unwrap(), expected);
     }
 }
@@ -194,7 +193,7 @@ fn the_next_connection_resumes_the_tls_of_the_last() {
 /// A log-in and a query; how TLS was begun.
 fn visit(config: &Arc<ClientConfig>, bridge: SocketAddr) -> HandshakeKind {
     let mut stream = connect(bridge);
-    read_greeting(&stream);
+    read_packet(&stream).unwrap();
     stream.write_all(&ssl_request()).unwrap();
     let name = NAME.try_into().unwrap();
     let tls = ClientConnection::new(config.clone(), name).unwrap();
@@ -279,7 +278,7 @@ fn a_servers_certificate_that_is_no_good_is_told_of_in_words() {
         });
         let bridge = bridge("", server, &trust).start();
         let mut client = connect(bridge.listen);
-        assert_eq!(read_greeting(&client)[22] & 0x08, 0, "TLS is not offered");
+        assert_eq!(read_packet(&client).unwrap()[22] & 0x08, 0, "TLS is not offered");
         client.write_all(&mysql::login()).unwrap();
         let (heard, _) = read_to_the_end(&client);
         let heard = String::from_utf8_lossy(&heard).into_owned();
@@ -316,7 +315,7 @@ fn a_server_of_old_tls_is_told_of() {
     });
     let bridge = bridge("", server, "upstream_tls = \"required\"").start();
     let mut client = connect(bridge.listen);
-    read_greeting(&client);
+    read_packet(&client).unwrap();
     client.write_all(&mysql::login()).unwrap();
     let heard = String::from_utf8_lossy(&read_to_the_end(&client).0).into_owned();
     assert!(heard.contains("speaks neither TLS 1.2 nor TLS 1.3"), "{heard}");
@@ -329,7 +328,7 @@ fn a_hello_that_comes_with_the_request_and_records_of_one_byte_are_understood() 
     let (authority, bridge) = in_front_of_a_plain_server();
     let mut tls = client(&authority, NAME);
     let mut stream = connect(bridge.listen);
-    assert_eq!(read_greeting(&stream)[22] & 0x08, 0x08, "TLS is offered");
+    assert_eq!(read_packet(&stream).unwrap()[22] & 0x08, 0x08, "TLS is offered");
     let mut first = ssl_request();
     tls.write_tls(&mut first).unwrap();
     stream.write_all(&first).unwrap();
@@ -352,7 +351,7 @@ fn a_handshake_that_comes_byte_by_byte_is_understood() {
     let mut tls = client(&authority, NAME);
     let mut stream = connect(bridge.listen);
     stream.set_nodelay(true).unwrap();
-    read_greeting(&stream);
+    read_packet(&stream).unwrap();
     let mut first = ssl_request();
     tls.write_tls(&mut first).unwrap();
     for byte in first {
@@ -374,7 +373,7 @@ fn plain_text_behind_a_request_for_tls_is_not_taken_for_the_clients() {
     let (authority, bridge) = in_front_of(plain);
     let mut tls = client(&authority, NAME);
     let mut stream = connect(bridge.listen);
-    read_greeting(&stream);
+    read_packet(&stream).unwrap();
     let injected = [ssl_request(), mysql::login(), frame(0, b"\x03DROP TABLE t")].concat();
     stream.write_all(&injected).unwrap();
     let mut hello = Vec::new();
@@ -401,7 +400,7 @@ fn what_is_added_to_a_greeting_outside_tls_keeps_no_log_in_out_of_it() {
         });
         let bridge = bridge("", upstream, "upstream_tls = \"required\"").start();
         let mut client = connect(bridge.listen);
-        read_greeting(&client);
+        read_packet(&client).unwrap();
         let _ = client.write_all(&mysql::login());
         let told = String::from_utf8_lossy(&read_to_the_end(&client).0).into_owned();
         assert!(!told.contains("mysql_clear_password"), "{told}");
@@ -417,7 +416,7 @@ fn a_client_that_asks_for_tls_that_was_not_offered_is_closed() {
     let plain = server(|_| OK.to_vec());
     let bridge = bridge("", plain, "upstream_tls = \"off\"").start();
     let mut stream = connect(bridge.listen);
-    assert_eq!(read_greeting(&stream)[22] & 0x08, 0);
+    assert_eq!(read_packet(&stream).unwrap()[22] & 0x08, 0);
     stream.write_all(&ssl_request()).unwrap();
     assert_eq!(read_to_the_end(&stream).0, b"");
     let record = bridge.close_record();
@@ -604,11 +603,11 @@ fn a_client_that_leaves_before_its_log_in_leaves_no_interrupted_handshake_behind
         assert!(String::from_utf8_lossy(&said).contains("tidegate-took-leave"), "{said:?}");
     };
     let stream = connect(bridge.listen);
-    read_greeting(&stream);
+    read_packet(&stream).unwrap();
     drop(stream);
     farewell();
     let mut stream = connect(bridge.listen);
-    read_greeting(&stream);
+    read_packet(&stream).unwrap();
     stream.write_all(&ssl_request()).unwrap();
     drop(stream);
     farewell();
@@ -674,7 +673,7 @@ fn logged_in(
     bridge: SocketAddr,
 ) -> support::tls::Tls<rustls::ClientConnection> {
     let mut stream = connect(bridge);
-    read_greeting(&stream);
+    read_packet(&stream).unwrap();
     stream.write_all(&ssl_request()).unwrap();
     let mut tls = shake_hands(client(authority, NAME), stream).unwrap();
     tls.write_all(&login()).unwrap();

@@ -140,7 +140,7 @@ fn a_server_that_refuses_is_not_held_and_not_pestered() {
     server.refuses(true);
     let refusals = || {
         // A greeting is of what was held before.
-        let packet = read_packet(&connect(bridge.listen));
+        let packet = read_packet(&connect(bridge.listen)).unwrap();
         String::from_utf8_lossy(&packet).contains("Too many")
     };
     let in_hand = || bridge.metrics().sum("tidegate_pool_connections", &[]);

@@ -19,8 +19,8 @@ use crate::net::stream::Stream;
 /// How long a server may take to greet. One that hangs greets everybody when it goes on, also those
 /// who have left, and counts them; past this it costs more to wait.
 const FOR_A_GREETING: Duration = Duration::from_secs(30);
-/// How long it may then take to refuse.
-const FOR_A_REFUSAL: Duration = Duration::from_secs(2);
+/// How long a server may take to refuse a log-in that was given up.
+pub const FOR_A_REFUSAL: Duration = Duration::from_secs(2);
 /// Farewells of one upstream at a time. A server that hangs under a storm of connects must not cost
 /// this process all its descriptors; more are merely closed.
 const AT_A_TIME: usize = 1000;

@@ -35,7 +35,7 @@ pub struct Greeting {
     pub kind: ServerKind,
     pub(super) capabilities: u32,
     /// The method that the server would rather authenticate by.
-    pub plugin: Vec<u8>,
+    pub(super) plugin: Vec<u8>,
     /// What a client proves its password on.
     pub nonce: [u8; NONCE_LEN],
 }

@@ -210,10 +210,6 @@ impl AsyncWrite for Stream {
         either!(self.get_mut(), stream => Pin::new(stream).poll_write_vectored(cx, chunks))
     }
 
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         either!(self.get_mut(), stream => Pin::new(stream).poll_flush(cx))
     }

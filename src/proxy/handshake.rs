@@ -3,8 +3,9 @@
 //! The greeting is the server's own but for the bit that offers TLS, the answer is the client's own
 //! but for the same bit, and each connection has sequence ids of its own.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use humantime::format_duration;
 use rustls::{ClientConnection, ServerConnection};
 use tokio::time::timeout;
 
@@ -13,7 +14,7 @@ use super::failure::{Failure, GONE};
 use super::login::Account;
 use crate::metrics::timestamp;
 use crate::mysql::auth::{Exchange, FAST, Leg, Step};
-use crate::mysql::handshake::{Greeting, offer_no_compression, offer_tls};
+use crate::mysql::handshake::{Greeting, ServerKind, offer_no_compression, offer_tls};
 use crate::mysql::packet::{ErrorCode, HEADER_LEN, frame};
 use crate::mysql::packets::Packets;
 use crate::mysql::response::{
@@ -34,7 +35,7 @@ pub(super) struct Handshake<'p> {
     pub client_leg: Leg,
     pub upstream_leg: Leg,
     /// Of each step of either side.
-    pub deadlines: Deadlines,
+    deadlines: Deadlines,
     /// `None` while TLS is being set up on it.
     pub client: Option<Packets>,
     pub upstream: Option<Packets>,
@@ -54,19 +55,38 @@ struct Answer {
     request: Option<Vec<u8>>,
 }
 
-impl Handshake<'_> {
+impl<'p> Handshake<'p> {
+    /// `legs` and `sides` are the client's and the upstream's.
+    pub fn new(
+        proxy: &'p Proxy,
+        deadlines: Deadlines,
+        legs: (Leg, Leg),
+        sides: (Packets, Packets),
+    ) -> Self {
+        Self {
+            proxy,
+            client_leg: legs.0,
+            upstream_leg: legs.1,
+            deadlines,
+            client: Some(sides.0),
+            upstream: Some(sides.1),
+            greeting: Vec::new(),
+            client_has_spoken: false,
+            upstream_was_told: false,
+            moved: (0, 0),
+        }
+    }
+
     /// From the greeting to the server's verdict.
     pub async fn log_in(&mut self) -> Result<Option<Account>, Failure> {
-        let Deadlines { handshake, reply } = self.deadlines;
-        let greeting = in_time(reply, self.greet()).await;
-        let greeting = greeting.ok_or_else(|| self.late(Side::Upstream))??;
-        let answer = in_time(handshake, self.hear_answer()).await;
-        let answer = answer.ok_or_else(|| self.late(Side::Client))??;
+        let (proxy, deadlines) = (self.proxy, self.deadlines);
+        let greeting = in_time(proxy, deadlines, Side::Upstream, self.greet()).await?;
+        let answer = self.hear_answer(greeting.kind);
+        let answer = in_time(proxy, deadlines, Side::Client, answer).await?;
         self.client_has_spoken = true;
         let exchange = self.begin(&greeting, &answer.response)?;
         let is_compressed = is_compressed(&answer.response, &greeting);
-        let told = in_time(reply, self.pass_answer(answer)).await;
-        told.ok_or_else(|| self.late(Side::Upstream))??;
+        in_time(proxy, deadlines, Side::Upstream, self.pass_answer(answer)).await?;
         self.authenticate(exchange).await?;
         let (client, upstream) = (self.client_leg, self.upstream_leg);
         let is_needed = client.is_tls != upstream.is_tls && !is_compressed;
@@ -75,11 +95,8 @@ impl Handshake<'_> {
 
     /// From the command to the server's verdict.
     pub async fn change_user(&mut self, greeting: &Greeting) -> Result<(), Failure> {
-        let client = self.client.as_mut().ok_or(GONE)?;
-        let command = in_time(self.deadlines.handshake, client.next()).await;
-        let command = command.ok_or_else(|| self.late(Side::Client))?;
-        let command = command.map_err(|error| Failure::of(&error, Side::Client))?;
-        self.client_has_spoken = true;
+        let (proxy, deadlines) = (self.proxy, self.deadlines);
+        let command = in_time(proxy, deadlines, Side::Client, self.hear_client()).await?;
         let proof = Response::parse_change_user(&command).ok_or_else(|| {
             Failure::protocol(Side::Client, "the client's change of user cannot be read")
         })?;
@@ -92,10 +109,8 @@ impl Handshake<'_> {
     async fn authenticate(&mut self, mut exchange: Exchange) -> Result<(), Failure> {
         let mut due = Side::Upstream;
         for _ in 0..ROUNDS {
-            let Deadlines { handshake, reply } = self.deadlines;
-            let limit = if due == Side::Client { handshake } else { reply };
-            let next = in_time(limit, self.exchange(&mut exchange, due)).await;
-            match next.ok_or_else(|| self.late(due))?? {
+            let (proxy, deadlines) = (self.proxy, self.deadlines);
+            match in_time(proxy, deadlines, due, self.exchange(&mut exchange, due)).await? {
                 Some(next) => due = next,
                 None if self.client.as_ref().is_some_and(Packets::is_between_packets) => {
                     return Ok(());
@@ -129,7 +144,7 @@ impl Handshake<'_> {
     }
 
     /// The client's answer, inside TLS if it asks for that.
-    async fn hear_answer(&mut self) -> Result<Answer, Failure> {
+    async fn hear_answer(&mut self, server: ServerKind) -> Result<Answer, Failure> {
         let response = self.hear_first().await?;
         if !is_ssl_request(&response) {
             if self.proxy.tls.as_ref().is_some_and(|tls| tls.is_required) {
@@ -145,11 +160,18 @@ impl Handshake<'_> {
             return Err(Failure::protocol(Side::Client, "it asked for TLS, which was not offered"));
         };
         self.secure_client(terminator).await?;
-        let inside = self.hear_first().await?;
-        match is_ssl_request(&inside) {
-            true => Err(Failure::protocol(Side::Client, "it asked for TLS inside TLS")),
-            false => Ok(Answer { response: inside, request: Some(response) }),
+        let (request, mut response) = (response, self.hear_first().await?);
+        if is_ssl_request(&response) {
+            return Err(Failure::protocol(Side::Client, "it asked for TLS inside TLS"));
         }
+        // Other servers than TiDB go by the capabilities of the request, and some clients rely on it.
+        if server != ServerKind::TiDb
+            && let Some(capabilities) = response.first_chunk_mut()
+            && let Some(asked) = request.first_chunk::<4>()
+        {
+            *capabilities = *asked;
+        }
+        Ok(Answer { response, request: Some(request) })
     }
 
     /// The client's next packet, before the server was told anything.
@@ -304,6 +326,11 @@ impl Handshake<'_> {
         }
     }
 
+    async fn hear_client(&mut self) -> Result<Vec<u8>, Failure> {
+        let client = self.client.as_mut().ok_or(GONE)?;
+        client.next().await.map_err(|error| Failure::of(&error, Side::Client))
+    }
+
     async fn hear_upstream(&mut self) -> Result<Vec<u8>, Failure> {
         let upstream = self.upstream.as_mut().ok_or(GONE)?;
         upstream.next().await.map_err(|error| Failure::of(&error, Side::Upstream))
@@ -323,25 +350,31 @@ impl Handshake<'_> {
         self.moved.0 += (HEADER_LEN + payload.len()) as u64;
         Ok(())
     }
-
-    /// The side that was due has not spoken in time.
-    fn late(&self, side: Side) -> Failure {
-        let reply = humantime::format_duration(self.deadlines.reply);
-        match side {
-            Side::Client => Failure::broken(Side::Tidegate, Reason::HandshakeTimeout),
-            _ => Failure {
-                message: format!("{} did not answer within {reply}", self.proxy.upstream.gateway()),
-                code: Some(ErrorCode::ReplyTimeout),
-                ..Failure::broken(Side::Tidegate, Reason::ReplyTimeout)
-            },
-        }
-    }
 }
 
-/// `None`: it took longer than `limit`; 0: it may take for ever.
-async fn in_time<T>(limit: Duration, act: impl Future<Output = T>) -> Option<T> {
-    match limit.is_zero() {
-        true => Some(act.await),
-        false => timeout(limit, act).await.ok(),
+/// Waits for `side`, as long as it may take. A limit of 0 is none.
+async fn in_time<T>(
+    proxy: &Proxy,
+    deadlines: Deadlines,
+    side: Side,
+    act: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let Deadlines { handshake, reply } = deadlines;
+    let limit = if side == Side::Client { handshake } else { reply };
+    if limit.is_zero() {
+        return act.await;
     }
+    timeout(limit, act).await.unwrap_or_else(|_| {
+        Err(match side {
+            Side::Client => Failure::broken(Side::Tidegate, Reason::HandshakeTimeout),
+            _ => {
+                let (gateway, limit) = (proxy.upstream.gateway(), format_duration(limit));
+                Failure {
+                    message: format!("{gateway} did not answer within {limit}"),
+                    code: Some(ErrorCode::ReplyTimeout),
+                    ..Failure::broken(Side::Tidegate, Reason::ReplyTimeout)
+                }
+            }
+        })
+    })
 }

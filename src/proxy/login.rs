@@ -1,8 +1,6 @@
 //! The log-in of a session whose TLS is not the business of client and server alone: how it begins, and
 //! how it ends. Once the server has said OK the session is a relay as any other.
 
-use std::time::Duration;
-
 use tokio::time::timeout;
 
 use super::Proxy;
@@ -12,6 +10,7 @@ use super::outcome::Outcome;
 use super::session::SHUTTING_DOWN;
 use crate::drain::Phase;
 use crate::mysql::auth::Leg;
+use crate::mysql::client::FOR_A_REFUSAL;
 use crate::mysql::handshake::Greeting;
 use crate::mysql::packet::{ErrorCode, err, err_greeting};
 use crate::mysql::packets::Packets;
@@ -19,9 +18,6 @@ use crate::net::socket;
 use crate::net::stream::Stream;
 use crate::net::transport::Transport;
 use crate::relay::{Deadlines, Reason, Side};
-
-/// How long a server may take to refuse a log-in that was given up.
-const FOR_A_REFUSAL: Duration = Duration::from_secs(2);
 
 /// A session that has logged in, or whose server has refused it.
 #[derive(Debug)]
@@ -49,18 +45,11 @@ pub(super) async fn log_in(
 ) -> Option<LoggedIn> {
     let proxy = outcome.proxy.clone();
     let endpoint = outcome.endpoint().map(|endpoint| endpoint.address.ip());
-    let mut handshake = Handshake {
-        client_leg: Leg { is_tls: false, is_local: outcome.is_from_this_host() },
-        upstream_leg: Leg { is_tls: false, is_local: endpoint.is_some_and(|ip| ip.is_loopback()) },
-        proxy: &proxy,
-        deadlines,
-        client: Some(Packets::new(client, Vec::new())),
-        upstream: Some(Packets::new(upstream, Vec::new())),
-        greeting: Vec::new(),
-        client_has_spoken: false,
-        upstream_was_told: false,
-        moved: (0, 0),
-    };
+    let client_leg = Leg { is_tls: false, is_local: outcome.is_from_this_host() };
+    let is_local = endpoint.is_some_and(|ip| ip.is_loopback());
+    let upstream_leg = Leg { is_tls: false, is_local };
+    let sides = (Packets::new(client, Vec::new()), Packets::new(upstream, Vec::new()));
+    let mut handshake = Handshake::new(&proxy, deadlines, (client_leg, upstream_leg), sides);
     let (account, result) = match unless_closing(&proxy, handshake.log_in()).await {
         Ok(account) => (account.map(Box::new), Ok(())),
         Err(failure) => (None, Err(failure)),
@@ -80,18 +69,10 @@ pub(super) async fn change_user(
     deadlines: Deadlines,
 ) -> Option<(Transport, Transport)> {
     let proxy = outcome.proxy.clone();
-    let mut handshake = Handshake {
-        client_leg: account.client,
-        upstream_leg: account.upstream,
-        proxy: &proxy,
-        deadlines,
-        client: Some(Packets::new(client, said)),
-        upstream: Some(Packets::new(upstream, Vec::new())),
-        greeting: Vec::new(),
-        client_has_spoken: true,
-        upstream_was_told: true,
-        moved: (0, 0),
-    };
+    let sides = (Packets::new(client, said), Packets::new(upstream, Vec::new()));
+    let legs = (account.client, account.upstream);
+    let mut handshake = Handshake::new(&proxy, deadlines, legs, sides);
+    (handshake.client_has_spoken, handshake.upstream_was_told) = (true, true);
     let result = unless_closing(&proxy, handshake.change_user(&account.greeting)).await;
     handshake.finish(outcome, result).await
 }

@@ -57,6 +57,12 @@ pub(super) enum Tap<'t> {
     Commands(&'t mut Commands),
 }
 
+impl Tap<'_> {
+    fn has_stopped(&self) -> bool {
+        matches!(self, Self::Commands(commands) if commands.has_stopped())
+    }
+}
+
 /// The state of one direction. Idle, it owns nothing on the heap and no pipe.
 #[derive(Debug)]
 pub(super) struct Pump {
@@ -103,13 +109,8 @@ impl Pump {
         if self.ended {
             return Poll::Ready(Ok(()));
         }
-        if let Tap::Commands(commands) = &tap
-            && commands.has_stopped()
-        {
-            return Poll::Pending;
-        }
         BUFFER.with_borrow_mut(|buffer| {
-            while *moves > 0 {
+            while *moves > 0 && !tap.has_stopped() {
                 *moves -= 1;
                 if self.bulk && self.fill(from.socket()).map_err(Broken::Reader)? {
                     ready!(self.drain(cx, to.socket(), moved))?;
@@ -137,11 +138,6 @@ impl Pump {
                 }
                 if self.ended {
                     return Pin::new(to).poll_flush(cx).map_err(Broken::Writer);
-                }
-                if let Tap::Commands(commands) = &tap
-                    && commands.has_stopped()
-                {
-                    break;
                 }
             }
             Poll::Pending

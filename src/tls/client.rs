@@ -1,6 +1,5 @@
 //! TLS as a client: whom to trust, and how far to look.
 
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -52,8 +51,7 @@ impl UpstreamLeg {
             });
         };
         let name = settings.tls_server_name.as_deref().unwrap_or(host);
-        let name =
-            ServerName::try_from(name.to_owned()).map_err(|_| TlsError::Name(name.to_owned()))?;
+        let name = server_name(name)?;
         let pair = match (&settings.tls_client_cert, &settings.tls_client_key) {
             (Some(certificate), Some(key)) => {
                 let keys = ["tls_client_cert", "tls_client_key"];
@@ -164,9 +162,8 @@ fn system_roots() -> Result<RootCertStore, TlsError> {
 }
 
 /// The name that a certificate must be for: an address is one, too.
-pub fn server_name(host: &str) -> io::Result<ServerName<'static>> {
-    ServerName::try_from(host.to_owned())
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+pub fn server_name(host: &str) -> Result<ServerName<'static>, TlsError> {
+    ServerName::try_from(host.to_owned()).map_err(|_| TlsError::Name(host.to_owned()))
 }
 
 /// Does not look whose certificate it is, and without roots not even who has signed it. That the

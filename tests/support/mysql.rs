@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tidegate::mysql::packet::{HEADER_LEN, frame, payload_length};
 
-use super::tcp::{listener, read_exactly, serve};
+use super::tcp::{listener, serve};
 
 /// Payload of an OK without rows, in autocommit.
 pub const OK: &[u8] = &[0, 0, 0, 2, 0, 0, 0];
@@ -25,9 +25,14 @@ pub fn greeting() -> Vec<u8> {
 }
 
 /// The payload of the next packet, the whole of which is read: closing then sends a FIN, no RST.
-pub fn read_packet(stream: &TcpStream) -> Vec<u8> {
-    let header = read_exactly(stream, HEADER_LEN);
-    read_exactly(stream, payload_length(header.first_chunk().unwrap()))
+///
+/// `None`: there is none.
+pub fn read_packet(mut stream: impl Read) -> Option<Vec<u8>> {
+    let mut header = [0; HEADER_LEN];
+    stream.read_exact(&mut header).ok()?;
+    let mut payload = vec![0; payload_length(&header)];
+    stream.read_exact(&mut payload).ok()?;
+    Some(payload)
 }
 
 /// A HandshakeResponse41 of the user u without a password.
@@ -55,13 +60,8 @@ pub fn converse(
         greeting[at..].iter_mut().zip(lacks).for_each(|(byte, lacks)| *byte &= !lacks);
     }
     stream.write_all(&greeting)?;
-    let mut reader = stream;
-    let mut packet = || {
-        let mut header = [0; HEADER_LEN];
-        reader.read_exact(&mut header)?;
-        let mut payload = vec![0; payload_length(&header)];
-        reader.read_exact(&mut payload).map(|()| payload)
-    };
+    let reader = stream;
+    let packet = || read_packet(reader).ok_or(io::ErrorKind::UnexpectedEof);
     packet()?;
     stream.write_all(&frame(2, OK))?;
     loop {

@@ -1,7 +1,7 @@
 //! Certificates as a test wants them, and both ends of TLS to try them with.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
 use tempfile::TempDir;
-use tidegate::mysql::packet::{HEADER_LEN, frame, payload_length};
+use tidegate::mysql::packet::{HEADER_LEN, frame};
 
 use super::PATIENCE;
-use super::mysql::greeting;
+use super::mysql::{greeting, read_packet};
 
 /// An authority, and a folder for what it signs.
 pub struct Authority {
@@ -154,15 +154,6 @@ where
         tls.complete_io(&mut stream).ok()?;
     }
     Some(Tls::new(tls, stream))
-}
-
-/// A payload, over whatever it comes; nothing at the end.
-pub fn read_packet(stream: &mut impl Read) -> Option<Vec<u8>> {
-    let mut header = [0; HEADER_LEN];
-    stream.read_exact(&mut header).ok()?;
-    let mut payload = vec![0; payload_length(&header)];
-    stream.read_exact(&mut payload).ok()?;
-    Some(payload)
 }
 
 /// What a client asks for TLS by, with the capabilities and the filler of [`super::mysql::login`].
