@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::candidates::{CANDIDATES, Candidate, Places, Program, Standing};
+use crate::candidates::{
+    CANDIDATES, CLIENT_TLS, Candidate, Places, Program, Standing, UPSTREAM_TLS,
+};
 use crate::load::{Cpu, Ends, Load, Tally, Window, Word};
 use crate::memory;
 use crate::order::Order;
@@ -28,10 +30,10 @@ pub struct Axis {
 /// How it is measured.
 #[derive(Debug, Clone, Copy)]
 pub enum Probe {
-    /// By a load on the server's address of that index.
+    /// By a load on the candidate's way of that index.
     Load(Load, usize),
-    /// On a candidate that is started for it.
-    Memory,
+    /// On a candidate that is started for it with that way, with no more connections than that.
+    Memory(usize, usize),
 }
 
 /// A column.
@@ -87,8 +89,19 @@ pub const AXES: &[Axis] = &[
     Axis { key: "first0", title: "Connect to first byte, no delay", figures: FIRST, probe: first_byte(0), quick: false },
     Axis { key: "first1", title: "Connect to first byte, 1 ms round trip", figures: FIRST, probe: first_byte(1), quick: true },
     Axis { key: "first5", title: "Connect to first byte, 5 ms round trip", figures: FIRST, probe: first_byte(2), quick: false },
-    Axis { key: "memory", title: "User memory per idle connection", figures: MEMORY, probe: Probe::Memory, quick: true },
+    Axis { key: "memory", title: "User memory per idle connection", figures: MEMORY, probe: Probe::Memory(server::REPLIES, usize::MAX), quick: true },
+    Axis { key: "tls_bulk1", title: "TLS to the upstream: bulk, 1 stream", figures: BULK, probe: Probe::Load(BULK_1, UPSTREAM_TLS), quick: true },
+    Axis { key: "tls_ping16", title: "TLS to the upstream: ping-pong, 16 connections", figures: PINGS, probe: Probe::Load(PING_16, UPSTREAM_TLS), quick: true },
+    Axis { key: "tls_memory", title: "TLS to the upstream: user memory per idle connection", figures: MEMORY, probe: Probe::Memory(UPSTREAM_TLS, MOST_SECURE), quick: false },
+    Axis { key: "tls_client_bulk1", title: "TLS from the client: bulk, 1 stream", figures: BULK, probe: Probe::Load(BULK_1, CLIENT_TLS), quick: false },
+    Axis { key: "tls_client_ping16", title: "TLS from the client: ping-pong, 16 connections", figures: PINGS, probe: Probe::Load(PING_16, CLIENT_TLS), quick: false },
+    Axis { key: "tls_client_memory", title: "TLS from the client: user memory per idle connection", figures: MEMORY, probe: Probe::Memory(CLIENT_TLS, MOST_SECURE), quick: false },
 ];
+
+const BULK_1: Load = Load::Bulk { streams: 1, ends: Ends::Count };
+const PING_16: Load = Load::Ask { connections: 16, reply: REQUEST };
+/// Connections of the memory axes with TLS: stunnel has a thread for each.
+pub const MOST_SECURE: usize = 1000;
 
 /// Clients that do nothing but connect are no clients: about 200 a second.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -162,7 +175,8 @@ impl Figure {
 impl Axis {
     /// Whether `candidate` has a row here.
     fn takes(&self, candidate: &Candidate) -> bool {
-        let is_there = candidate.program != Program::None || !matches!(self.probe, Probe::Memory);
+        let is_there =
+            candidate.program != Program::None || !matches!(self.probe, Probe::Memory(..));
         is_there && candidate.says_something_of(self.key)
     }
 
@@ -210,18 +224,19 @@ impl Axis {
         places: &Places,
         extent: Extent,
     ) -> io::Result<Sample> {
-        let (load, address) = match self.probe {
-            Probe::Load(load, index) => (load, one.running.addresses[index]),
-            Probe::Memory => {
-                let replies = one.behind[server::REPLIES];
-                let connections = extent.idle_connections;
-                return memory::sample(one.candidate, replies, places, connections).await;
+        let (load, way) = match self.probe {
+            Probe::Load(load, way) => (load, way),
+            Probe::Memory(way, most) => {
+                let connections = extent.idle_connections.min(most);
+                return memory::sample(one, way, places, connections).await;
             }
         };
+        let (address, opening) = (one.running.addresses[way], one.opening(way)?);
         let start = Instant::now() + extent.warm_up;
         let window = Window { start, end: start + extent.window };
         let server = server.process.id();
-        let (tally, cpu) = load.run(address, window, || one.running.pids(), server).await?;
+        let (tally, cpu) =
+            load.run(address, &opening, window, || one.running.pids(), server).await?;
         let seconds = extent.window.as_secs_f64();
         Ok(Sample {
             values: self.figures.iter().map(|figure| figure.of(&tally, cpu, seconds)).collect(),

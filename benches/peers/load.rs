@@ -6,27 +6,21 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use rustix::net::{RecvFlags, recv};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::either::Either;
 
+use crate::opening::{Opening, Stream, connect};
 use crate::process;
 use crate::server::{ENDLESS, ENDLESS_UNCOPIED, REQUEST};
+use crate::words;
 
 /// Bytes read at once.
 const CHUNK: usize = 256 * 1024;
 /// Bytes counted at once.
 const COUNTED: usize = 1 << 20;
-/// A packet that has the head of an answer to a greeting, and filling.
-const LOG_IN: [u8; REQUEST] = {
-    let mut packet = [0; REQUEST];
-    packet[0] = (REQUEST - 4) as u8;
-    packet[3] = 1;
-    // PROTOCOL_41 and SECURE_CONNECTION.
-    packet[5] = 0x82;
-    packet
-};
 /// How long a load may go on after its window until it counts as hung.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -59,7 +53,7 @@ pub enum Ends {
     /// The one writes and the other reads them, as programs do.
     Copy,
     /// The one hands out the same pages again and again, the other counts and drops them in the
-    /// kernel.
+    /// kernel. In TLS there is no such thing: who has it writes and reads.
     Count,
 }
 
@@ -117,10 +111,11 @@ impl Tally {
 impl Load {
     /// Puts the load on `address` for `window`.
     ///
-    /// `proxy` and `server` are whose CPU time is read, as pids.
+    /// `opening` is for connections that stay. `proxy` and `server` are whose CPU time is read, as pids.
     pub async fn run(
         self,
         address: SocketAddr,
+        opening: &Opening,
         window: Window,
         proxy: impl Fn() -> Vec<u32>,
         server: u32,
@@ -128,13 +123,14 @@ impl Load {
         let mut tasks = JoinSet::new();
         match self {
             Load::Ask { connections, reply } => {
-                (0..connections).for_each(|_| drop(tasks.spawn(ask(address, reply, window))));
+                for _ in 0..connections {
+                    tasks.spawn(ask(address, opening.clone(), reply, window));
+                }
             }
-            Load::Bulk { streams, ends: Ends::Copy } => {
-                (0..streams).for_each(|_| drop(tasks.spawn(bulk(address, window))));
-            }
-            Load::Bulk { streams, ends: Ends::Count } => {
-                (0..streams).for_each(|_| drop(tasks.spawn(bulk_uncopied(address, window))));
+            Load::Bulk { streams, ends } => {
+                for _ in 0..streams {
+                    tasks.spawn(bulk(address, opening.clone(), ends, window));
+                }
             }
             Load::Short { at_once } => {
                 (0..at_once).for_each(|_| drop(tasks.spawn(short(address, window))));
@@ -179,8 +175,13 @@ impl Load {
     }
 }
 
-async fn ask(address: SocketAddr, reply: usize, window: Window) -> io::Result<Tally> {
-    let mut stream = connect(address).await?;
+async fn ask(
+    address: SocketAddr,
+    opening: Opening,
+    reply: usize,
+    window: Window,
+) -> io::Result<Tally> {
+    let mut stream = opening.open(address).await?;
     let mut buffer = vec![0; reply.min(CHUNK)];
     let mut tally = Tally::new();
     let mut before = Instant::now();
@@ -193,17 +194,32 @@ async fn ask(address: SocketAddr, reply: usize, window: Window) -> io::Result<Ta
     }
 }
 
-async fn bulk(address: SocketAddr, window: Window) -> io::Result<Tally> {
-    let mut stream = connect(address).await?;
-    stream.write_all(&asking_for(ENDLESS)).await?;
+async fn bulk(
+    address: SocketAddr,
+    opening: Opening,
+    ends: Ends,
+    window: Window,
+) -> io::Result<Tally> {
+    let mut stream = opening.open(address).await?;
+    let endless = match ends {
+        Ends::Copy => ENDLESS,
+        Ends::Count => ENDLESS_UNCOPIED,
+    };
+    stream.write_all(&asking_for(endless)).await?;
+    stream.flush().await?;
+    match stream {
+        Either::Left(stream) if ends == Ends::Count => count(&stream, window).await,
+        stream => read(stream, window).await,
+    }
+}
+
+/// Reads all that comes.
+async fn read(mut stream: Stream, window: Window) -> io::Result<Tally> {
     let mut buffer = vec![0; CHUNK];
     let mut tally = Tally::new();
     let mut before = Instant::now();
     loop {
-        let length = stream.read(&mut buffer).await?;
-        if length == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
+        let length = some(&mut stream, &mut buffer).await?;
         match tally.add(window, before, length) {
             Some(now) => before = now,
             None => return Ok(tally),
@@ -211,17 +227,15 @@ async fn bulk(address: SocketAddr, window: Window) -> io::Result<Tally> {
     }
 }
 
-/// As [`bulk`], for bytes that nobody copies: those of the socket's queue are counted by the kernel
-/// and let go.
-async fn bulk_uncopied(address: SocketAddr, window: Window) -> io::Result<Tally> {
-    let mut stream = connect(address).await?;
-    stream.write_all(&asking_for(ENDLESS_UNCOPIED)).await?;
+/// The same for bytes that nobody copies: those of the socket's queue are counted by the kernel and
+/// let go.
+async fn count(stream: &TcpStream, window: Window) -> io::Result<Tally> {
     // TCP writes nothing into it; it only says how many bytes are to go.
     let mut buffer = vec![0; COUNTED];
     let mut tally = Tally::new();
     let mut before = Instant::now();
     loop {
-        let drop_bytes = || Ok(recv(&stream, &mut buffer[..], RecvFlags::TRUNC)?.1);
+        let drop_bytes = || Ok(recv(stream, &mut buffer[..], RecvFlags::TRUNC)?.1);
         let length = stream.async_io(Interest::READABLE, drop_bytes).await?;
         if length == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -264,7 +278,7 @@ async fn log_in(
         let mut stream = connect(address).await?;
         let greeting = some(&mut stream, &mut buffer).await?;
         let counted = (until == Word::Greeting).then(|| tally.add(window, before, greeting));
-        stream.write_all(&LOG_IN).await?;
+        stream.write_all(&words::log_in(1, false)).await?;
         let ok = some(&mut stream, &mut buffer).await?;
         drop(stream);
         let now = counted.unwrap_or_else(|| tally.add(window, before, greeting + ok));
@@ -275,7 +289,7 @@ async fn log_in(
 }
 
 /// Reads what there is.
-async fn some(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+async fn some(stream: &mut (impl AsyncRead + Unpin), buffer: &mut [u8]) -> io::Result<usize> {
     match stream.read(buffer).await? {
         0 => Err(io::ErrorKind::UnexpectedEof.into()),
         length => Ok(length),
@@ -283,29 +297,25 @@ async fn some(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
 }
 
 /// Asks for `reply` bytes and reads them through `buffer`.
-pub async fn request(stream: &mut TcpStream, reply: usize, buffer: &mut [u8]) -> io::Result<()> {
+pub async fn request<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    reply: usize,
+    buffer: &mut [u8],
+) -> io::Result<()> {
     stream.write_all(&asking_for(reply as u32)).await?;
+    // TLS may keep the end of it.
+    stream.flush().await?;
     let mut left = reply;
     while left > 0 {
         let most = left.min(buffer.len());
-        match stream.read(&mut buffer[..most]).await? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            length => left -= length,
-        }
+        left -= some(stream, &mut buffer[..most]).await?;
     }
     Ok(())
 }
 
-fn asking_for(reply: u32) -> [u8; REQUEST] {
+/// A request for a reply of that length.
+pub fn asking_for(reply: u32) -> [u8; REQUEST] {
     let mut request = [0; REQUEST];
     request[..4].copy_from_slice(&reply.to_le_bytes());
     request
-}
-
-/// Connects, without a delay for small writes.
-#[expect(clippy::disallowed_methods, reason = "a load has a deadline as a whole")]
-pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
 }

@@ -6,12 +6,16 @@
 //! | `order` | whose turn it is |
 //! | `axes` | what is measured |
 //! | `load`, `memory` | the load generator |
+//! | `opening`, `words`, `authority` | how connections begin, with TLS and as MySQL does |
+//! | `agreement` | what TLS was agreed on |
 //! | `server`, `endless`, `distance` | what is behind the candidates, a process of its own |
 //! | `semantics` | what a connection's end becomes on the other side |
 //! | `process` | children that never outlive the bench; CPU, memory and descriptors of them |
 //! | `stats`, `summary`, `targets`, `report`, `plot` | what is made of the samples |
 #![forbid(unsafe_code)]
 
+mod agreement;
+mod authority;
 mod axes;
 mod candidates;
 mod config;
@@ -19,6 +23,7 @@ mod distance;
 mod endless;
 mod load;
 mod memory;
+mod opening;
 mod order;
 mod plot;
 mod process;
@@ -28,20 +33,23 @@ mod server;
 mod stats;
 mod summary;
 mod targets;
+mod words;
 
 use std::error::Error;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use clap::Parser;
 use socket2::SockRef;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::authority::Authority;
 use crate::axes::{AXES, Extent};
-use crate::candidates::{CANDIDATES, Candidate, Places, Standing};
+use crate::candidates::{CANDIDATES, Candidate, Places, SECURE, Standing};
 use crate::order::Order;
 use crate::report::Report;
 use crate::semantics::SEMANTICS;
@@ -56,7 +64,7 @@ struct Arguments {
     /// Rounds of each axis [default: 5; quick: 2].
     #[arg(long)]
     rounds: Option<usize>,
-    /// Axes whose names begin so (ping, reply, bulk, short, login, first, memory, semantics).
+    /// Axes whose names begin so (ping, reply, bulk, short, login, first, memory, tls_, semantics).
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Candidates whose names begin so, beside direct and tidegate.
@@ -98,7 +106,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut words = std::env::args().skip(1);
     if words.next().as_deref() == Some(server::ARGUMENT) {
         let candidates = words.next().ok_or("for how many candidates?")?;
-        return Ok(server::serve(candidates.parse()?)?);
+        let certificates = words.next().ok_or("with which certificate?")?;
+        return server::serve(candidates.parse()?, Path::new(&certificates));
     }
     let arguments = Arguments::parse();
     let Some(tidegate) = arguments.tidegate.clone() else {
@@ -125,7 +134,9 @@ async fn compare(arguments: &Arguments, tidegate: PathBuf) -> Result<(), Box<dyn
     let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join("peers");
     fs::create_dir_all(&scratch)?;
     let tidegate_static = arguments.tidegate_static.clone();
-    let places = Places { tidegate, tidegate_static, scratch: scratch.clone() };
+    let certificates = scratch.join("certificates");
+    let authority = Arc::new(Authority::make(&certificates)?);
+    let places = Places { tidegate, tidegate_static, authority, scratch: scratch.clone() };
     let mut extent = if arguments.quick { QUICK } else { FULL };
     extent.rounds = arguments.rounds.unwrap_or(extent.rounds).max(1);
 
@@ -136,7 +147,7 @@ async fn compare(arguments: &Arguments, tidegate: PathBuf) -> Result<(), Box<dyn
     let mut order = Order::new(seed);
 
     let candidates = axes::candidates(&arguments.peers, arguments.quick);
-    let server = Server::start(candidates.len())?;
+    let server = Server::start(candidates.len(), &certificates)?;
     let (mut running, mut versions, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
     for (candidate, addresses) in candidates.into_iter().zip(&server.addresses) {
         let started = candidate.version(&places).and_then(|version| {
@@ -163,6 +174,12 @@ async fn compare(arguments: &Arguments, tidegate: PathBuf) -> Result<(), Box<dyn
             tables.push(axis.measure(&running, &server, &places, extent, &mut order).await);
         }
     }
+    let mut agreements = Vec::new();
+    if tables.iter().any(|table| table.axis.key.starts_with(SECURE)) {
+        for one in running.iter().filter(|one| one.candidate.says_something_of(SECURE)) {
+            agreements.push(agreement::of(one).await);
+        }
+    }
     let mut verdicts = Vec::new();
     if !axes::chosen(&[SEMANTICS], |key| key, &arguments.only).is_empty() {
         for one in running.iter().filter(|one| one.candidate.says_something_of(SEMANTICS)) {
@@ -181,6 +198,7 @@ async fn compare(arguments: &Arguments, tidegate: PathBuf) -> Result<(), Box<dyn
     let congestion_control = congestion_control(&server)?;
     let report = Report {
         tables,
+        agreements,
         verdicts,
         versions,
         skipped,
@@ -206,9 +224,10 @@ fn start(
     places: &Places,
 ) -> io::Result<Standing> {
     let ends = server::listen()?;
-    let behind = [addresses, &[ends.local_addr()?]].concat();
+    let behind = candidate.behind(addresses, ends.local_addr()?);
     let running = candidate.start(&behind, places)?;
-    Ok(Standing { candidate, running, behind, ends })
+    let authority = Arc::clone(&places.authority);
+    Ok(Standing { candidate, running, behind, ends, authority })
 }
 
 /// Refuses a choice that chooses nothing.

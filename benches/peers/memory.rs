@@ -1,14 +1,13 @@
 //! User memory of idle connections, on a candidate that has served nobody else.
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::candidates::{Candidate, Places};
-use crate::load::{connect, request};
+use crate::candidates::{Places, Standing};
+use crate::load::request;
 use crate::process;
 use crate::server::REQUEST;
 use crate::stats::Sample;
@@ -24,22 +23,23 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// KiB per connection after and before the burst, and descriptors per connection.
 pub async fn sample(
-    candidate: &Candidate,
-    server: SocketAddr,
+    one: &Standing,
+    way: usize,
     places: &Places,
     connections: usize,
 ) -> io::Result<Sample> {
-    let work = sample_patiently(candidate, server, places, connections);
+    let work = sample_patiently(one, way, places, connections);
     timeout(PATIENCE, work).await.map_err(|_| io::Error::other("it hung"))?
 }
 
 async fn sample_patiently(
-    candidate: &Candidate,
-    server: SocketAddr,
+    one: &Standing,
+    way: usize,
     places: &Places,
     connections: usize,
 ) -> io::Result<Sample> {
-    let running = candidate.start(&[server], places)?;
+    let running = one.candidate.start(&[one.behind[way]], places)?;
+    let opening = one.opening(way)?;
     let address = running.addresses[0];
     sleep(SETTLE).await;
     let pids = running.pids();
@@ -49,8 +49,9 @@ async fn sample_patiently(
     while streams.len() < connections {
         let mut tasks = JoinSet::new();
         for _ in 0..AT_ONCE.min(connections - streams.len()) {
+            let opening = opening.clone();
             tasks.spawn(async move {
-                let mut stream = connect(address).await?;
+                let mut stream = opening.open(address).await?;
                 request(&mut stream, REQUEST, &mut [0; REQUEST]).await?;
                 io::Result::Ok(stream)
             });

@@ -20,6 +20,10 @@ const PANELS: &[(&str, Figure)] = &[
     ("bulk1", Figure::CpuPerGigabyte),
     ("short", Figure::Rate),
     ("memory", Figure::MemoryAfter),
+    ("tls_bulk1", Figure::Throughput),
+    ("tls_bulk1", Figure::CpuPerGigabyte),
+    ("tls_ping16", Figure::Rate),
+    ("tls_ping16", P99),
 ];
 
 const WIDTH: u32 = 1040;

@@ -3,7 +3,9 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::axes::Extent;
+use crate::agreement::Agreement;
+use crate::authority::NAME;
+use crate::axes::{Extent, MOST_SECURE};
 use crate::candidates::Candidate;
 use crate::semantics::{SEMANTICS, TRIALS, Verdict};
 use crate::stats::{Row, Sample, Table, short};
@@ -14,6 +16,8 @@ use crate::targets;
 #[derive(Debug)]
 pub struct Report {
     pub tables: Vec<Table>,
+    /// Of those that have rows with TLS.
+    pub agreements: Vec<Agreement>,
     pub verdicts: Vec<Verdict>,
     /// Names and versions of what was measured.
     pub versions: Vec<(&'static str, String)>,
@@ -79,6 +83,7 @@ impl Report {
         for table in &self.tables {
             text += &self.figures(table);
         }
+        text += &self.agreed();
         text += &self.semantics();
         text += &self.generator();
         text += "\n## What is weak about it\n\n";
@@ -137,12 +142,19 @@ impl Report {
              round trip\n  before it dials and delays bytes by half of it each way; 2 at once. The log-in \
              follows, uncounted.\n\
              - Memory: {idle_connections} connections to a candidate started for it, less what it has \
-             with none, after\n  64 bytes each way and after 1 MiB on each, 500 at a time.\n\
+             with none, after\n  64 bytes each way and after 1 MiB on each, 500 at a time; with TLS \
+             {} connections at most.\n\
+             - TLS on one leg: the bench's server has TLS, or its client. Peers begin with it at once, \
+             tidegate in the\n  handshake of MySQL, outside of what is counted. To the upstream all look \
+             who has signed the\n  certificate and that it is `{NAME}`'s, and resume sessions; see \
+             [TLS](#tls) for what was agreed on. stunnel\n  in client and in server mode. Bulk: the \
+             bench's end writes 64 KiB at a time into TLS; the one in clear counts\n  and drops.\n\
              - Semantics: {repetitions} repetitions of each.\n\n",
             self.seed,
             warm_up.as_millis(),
             window.as_millis(),
             self.took.as_secs(),
+            idle_connections.min(MOST_SECURE),
         )
     }
 
@@ -190,6 +202,31 @@ impl Report {
             "| Semantics: nothing lost | {all} of {all} each | {well} of {} trials: {word} | - |\n",
             TRIALS.len()
         )
+    }
+
+    fn agreed(&self) -> String {
+        if self.agreements.is_empty() {
+            return String::new();
+        }
+        let mut text =
+            "\n## TLS\n\nWhat the bench's end of each leg has agreed on with each candidate, \
+             in connections one after the other.\n\n\
+             | | to the upstream | from the client |\n| --- | --- | --- |\n"
+                .to_owned();
+        for Agreement { candidate, to_upstream, from_client } in &self.agreements {
+            text += &format!("| {candidate} |");
+            for agreed in [to_upstream, from_client] {
+                let words: Vec<_> = match agreed {
+                    Ok(counts) => {
+                        counts.iter().map(|(words, count)| format!("{count} × {words}")).collect()
+                    }
+                    Err(error) => vec![format!("failed: {error}")],
+                };
+                text += &format!(" {} |", words.join("; "));
+            }
+            text += "\n";
+        }
+        text
     }
 
     fn semantics(&self) -> String {

@@ -28,6 +28,8 @@ use Bound::{AtLeast, AtMost};
 const NGINX: &[&str] = &["nginx"];
 const HAPROXY: &[&str] = &["haproxy"];
 const HAPROXY_NGINX: &[&str] = &["haproxy", "nginx"];
+const STUNNEL: &[&str] = &["stunnel"];
+const ENVOY: &[&str] = &["envoy"];
 const SPLICE: &[&str] = &["haproxy splice"];
 const SPLICE_ENVOY: &[&str] = &["haproxy splice", "envoy"];
 
@@ -56,6 +58,10 @@ const TARGETS: &[Target] = &[
     Target { axis: "short", figure: Figure::Rate, bound: AtLeast, factor: 1.0, of: HAPROXY },
     Target { axis: "memory", figure: Figure::MemoryBefore, bound: AtMost, factor: 2.0, of: &[] },
     Target { axis: "memory", figure: Figure::MemoryAfter, bound: AtMost, factor: 2.0, of: &[] },
+    Target { axis: "tls_bulk1", figure: Figure::Throughput, bound: AtLeast, factor: 1.7, of: STUNNEL },
+    Target { axis: "tls_bulk1", figure: Figure::Throughput, bound: AtLeast, factor: 1.7, of: HAPROXY },
+    Target { axis: "tls_bulk1", figure: Figure::Throughput, bound: AtLeast, factor: 0.95, of: ENVOY },
+    Target { axis: "tls_ping16", figure: Figure::Rate, bound: AtLeast, factor: 1.15, of: NGINX },
 ];
 
 /// The rows of those targets whose axes were measured.
