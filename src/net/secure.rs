@@ -18,8 +18,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::stream::Stream;
 
 /// Ciphertext of one read. With the rest of a record from before it makes no more plaintext than a
-/// caller with room for 64 KiB takes.
-const BUFFER_LEN: usize = 48 * 1024;
+/// caller with room for 128 KiB takes.
+const BUFFER_LEN: usize = 112 * 1024;
 
 /// Ciphertext that rustls has room for while it waits for more.
 const KEPT: usize = 4 * 1024;
