@@ -29,7 +29,7 @@ pub const MODES: &[Mode] = &[
     Mode { name: "off tls", fast: false, tls: true, start: |server| bridge(server, &[]) },
     Mode { name: "warm", fast: false, tls: false, start: |server| bridge(server, WARM) },
     Mode { name: "warm tls", fast: false, tls: true, start: |server| bridge(server, WARM) },
-    Mode { name: "client tls", fast: false, tls: true, start: |server| terminating(server, "off") },
+    Mode { name: "client tls", fast: true, tls: true, start: |server| terminating(server, "off") },
     Mode {
         name: "upstream tls",
         fast: false,
