@@ -56,7 +56,7 @@ struct Arguments {
     /// Only this mode of the bridge (may be repeated).
     #[arg(long = "mode", value_name = "M")]
     modes: Vec<String>,
-    /// MariaDB and four clients without TLS, and smaller values.
+    /// MariaDB, four clients and few modes, and smaller values.
     #[arg(long)]
     fast: bool,
     /// Bytes of the large value that goes each way [default: 64000000; fast: 17000000].
