@@ -236,6 +236,29 @@ fn a_path_that_swallows_packets_costs_those_that_it_had_and_nobody_a_client() {
 }
 
 #[test]
+fn who_is_lent_a_connection_whose_server_has_just_vanished_is_told() {
+    let Some(namespace) = Namespace::new().map(Arc::new) else { return };
+    let server = namespace.enter(|| Server::at("127.0.0.2:0".parse().unwrap()));
+    let bridge = Bridge::from_file(&format!(
+        "admin = \"127.0.0.1:0\"\n\
+         [[listener]]\nbind = \"127.0.0.1:0\"\npool = \"warm\"\nreply_timeout = \"1h\"\n\
+         [upstream.named]\ngateway = \"{}\"\nwarm_min = 1\nconnect_timeout = \"1s\"\n",
+        server.address,
+    ))
+    .inside(&namespace)
+    .start();
+    until_it("one is held", || held(&bridge), |held| *held == 1.0);
+    let mut client = namespace.enter(|| connect(bridge.listen));
+    read_packet(&client).unwrap();
+    assert_eq!(checkouts(&bridge, "hit"), 1.0);
+    namespace.filter("ip daddr 127.0.0.2 drop");
+    client.write_all(&login()).unwrap();
+    let said = read_packet(&client).unwrap();
+    assert!(said.starts_with(b"\xff\xd3\x07#HY000tidegate: "), "{said:?}");
+    assert!(String::from_utf8_lossy(&said).contains("has vanished"), "{said:?}");
+}
+
+#[test]
 fn a_load_balancer_that_forgets_idle_flows_resets_nobodys_session() {
     let Some(namespace) = Namespace::new().map(Arc::new) else { return };
     let server = namespace.enter(Server::start);

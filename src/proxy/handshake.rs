@@ -359,7 +359,7 @@ async fn in_time<T>(
     side: Side,
     act: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
-    let Deadlines { handshake, reply } = deadlines;
+    let Deadlines { handshake, reply, .. } = deadlines;
     let limit = if side == Side::Client { handshake } else { reply };
     if limit.is_zero() {
         return act.await;

@@ -10,7 +10,7 @@ use super::Proxy;
 use super::login::{Account, LoggedIn, change_user, log_in};
 use super::outcome::Outcome;
 use super::source::identify;
-use crate::config::{self, Protocol};
+use crate::config::Protocol;
 use crate::drain::Phase;
 use crate::mysql::handshake::answer_sequence;
 use crate::mysql::packet::{ErrorCode, err, err_greeting};
@@ -94,7 +94,7 @@ async fn go_on(
 ) -> Option<Box<Legs>> {
     if reason == Reason::ChangesUser {
         let (Change { client, upstream, said, limits }, account) = (relay.into_change()?, account?);
-        let deadlines = deadlines(&outcome.proxy.config, None);
+        let deadlines = deadlines(&outcome.proxy, None);
         let legs = change_user(outcome, &account, client, upstream, said, deadlines).await;
         let (client, upstream) = legs?;
         let account = Some(account);
@@ -108,12 +108,14 @@ async fn go_on(
 
 /// What a handshake may take. A server waits for a log-in for so long at the most:
 /// [`crate::upstream::Connected::log_in_within`].
-fn deadlines(config: &config::Listener, log_in_within: Option<Duration>) -> Deadlines {
+fn deadlines(proxy: &Proxy, log_in_within: Option<Duration>) -> Deadlines {
+    let config = &proxy.config;
     let handshake = match log_in_within {
         Some(within) if !config.handshake_timeout.is_zero() => within.min(config.handshake_timeout),
         _ => config.handshake_timeout,
     };
-    Deadlines { handshake, reply: config.reply_timeout }
+    let acknowledge = proxy.upstream.connect_timeout();
+    Deadlines { handshake, acknowledge, reply: config.reply_timeout }
 }
 
 /// A tenth more or less, so that sessions that were opened together do not end together.
@@ -141,6 +143,10 @@ async fn part(outcome: &Outcome, parting: Parting, reason: Reason) {
             let gateway = outcome.proxy.upstream.gateway();
             let within = humantime::format_duration(outcome.proxy.config.reply_timeout);
             (ErrorCode::ReplyTimeout, format!("{gateway} did not answer within {within}"))
+        }
+        Reason::Stalled => {
+            let gateway = outcome.proxy.upstream.gateway();
+            (ErrorCode::Unreachable, format!("{gateway} has vanished: it acknowledges nothing"))
         }
         Reason::Drain => (ErrorCode::Draining, SHUTTING_DOWN.to_owned()),
         _ => return,
@@ -195,7 +201,7 @@ async fn open(mut outcome: Outcome, mut client: Stream) -> Option<Opened> {
             return None;
         }
     };
-    let deadlines = deadlines(&proxy.config, log_in_within);
+    let deadlines = deadlines(&proxy, log_in_within);
     if !matches!(proxy.upstream.leg(), UpstreamLeg::Passthrough) {
         let logged_in = Box::pin(log_in(&mut outcome, client, upstream, deadlines)).await?;
         let LoggedIn { client, upstream, account } = logged_in;

@@ -35,7 +35,8 @@ pub enum Reason {
     Reset,
     /// The side stopped answering keepalive probes.
     Timeout,
-    /// The side did not acknowledge what it was sent for `stall_timeout`.
+    /// The side did not acknowledge what it was sent for `stall_timeout`, or a log-in for
+    /// `connect_timeout`.
     Stalled,
     /// The path to the side failed.
     Unreachable,

@@ -321,7 +321,10 @@ impl Future for Relay {
             }
             // After the pumps: an answer that is there already is in time.
             Poll::Pending => match &mut this.opening {
-                Some(opening) => opening.poll_late(cx).map(|cause| this.end(cause)),
+                Some(opening) => {
+                    let late = opening.poll_late(cx, this.upstream.stream.socket());
+                    late.map(|cause| this.end(cause))
+                }
                 None => Poll::Pending,
             },
         }
@@ -346,7 +349,7 @@ mod tests {
         let relayed = crate::metrics::Metrics::new().listener("test", &["off"]).relayed;
         let limits = Limits { idle_timeout: Duration::ZERO, retire_at: None, retire: None };
         let minute = Duration::from_secs(60);
-        let deadlines = Some(Deadlines { handshake: minute, reply: minute });
+        let deadlines = Some(Deadlines { handshake: minute, acknowledge: minute, reply: minute });
         let mut relay =
             Relay::new(client, upstream, relayed, minute, Splice::Auto, limits, deadlines);
         assert!(poll_once(&mut relay).is_pending());

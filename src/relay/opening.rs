@@ -24,6 +24,8 @@ const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 pub struct Deadlines {
     /// For the client, after it was connected to an upstream.
     pub handshake: Duration,
+    /// For the server's host, to acknowledge the client's first words; never 0.
+    pub acknowledge: Duration,
     /// For the server, after the client's first words.
     pub reply: Duration,
 }
@@ -35,8 +37,9 @@ pub struct Opening {
     pub greeting: Vec<u8>,
     /// What the client has said, up to 512 bytes.
     pub answer: Vec<u8>,
-    client_has_spoken: bool,
-    reply: Duration,
+    /// Since when.
+    client_spoke: Option<Instant>,
+    deadlines: Deadlines,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -45,15 +48,15 @@ impl Opening {
         Self {
             greeting: Vec::new(),
             answer: Vec::new(),
-            client_has_spoken: false,
-            reply: deadlines.reply,
+            client_spoke: None,
+            deadlines,
             timer: Box::pin(sleep(or_never(deadlines.handshake))),
         }
     }
 
     /// Whether the client has said anything.
     pub fn client_has_spoken(&self) -> bool {
-        self.client_has_spoken
+        self.client_spoke.is_some()
     }
 
     /// Waits for the client's first byte. `Err`: it left without one.
@@ -62,7 +65,7 @@ impl Opening {
         cx: &mut Context<'_>,
         client: &Stream,
     ) -> Poll<Result<(), Reason>> {
-        if self.client_has_spoken {
+        if self.client_has_spoken() {
             return Poll::Ready(Ok(()));
         }
         let mut byte = [0];
@@ -70,20 +73,39 @@ impl Opening {
             Ok(0) => Err(Reason::Eof),
             Err(error) => Err(Reason::of(&error)),
             Ok(_) => {
-                self.client_has_spoken = true;
-                self.timer.as_mut().reset(Instant::now() + or_never(self.reply));
+                let now = Instant::now();
+                self.client_spoke = Some(now);
+                let Deadlines { acknowledge, reply, .. } = self.deadlines;
+                self.timer.as_mut().reset(now + acknowledge.min(or_never(reply)));
                 Ok(())
             }
         })
     }
 
     /// Becomes ready when the side that is due has not spoken in time.
-    pub(super) fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<(Side, Reason)> {
+    ///
+    /// A server may think for as long as `reply` says, but its host acknowledges what it gets. One that
+    /// vanished after it had greeted does not.
+    pub(super) fn poll_late(
+        &mut self,
+        cx: &mut Context<'_>,
+        upstream: &Stream,
+    ) -> Poll<(Side, Reason)> {
         ready!(self.timer.as_mut().poll(cx));
-        Poll::Ready(match self.client_has_spoken {
-            false => (Side::Tidegate, Reason::HandshakeTimeout),
-            true => (Side::Tidegate, Reason::ReplyTimeout),
-        })
+        let Some(spoke) = self.client_spoke else {
+            return Poll::Ready((Side::Tidegate, Reason::HandshakeTimeout));
+        };
+        let Deadlines { acknowledge, reply, .. } = self.deadlines;
+        let reply_due = spoke + or_never(reply);
+        if Instant::now() >= reply_due {
+            return Poll::Ready((Side::Tidegate, Reason::ReplyTimeout));
+        }
+        let info = upstream.tcp_info();
+        if info.is_some_and(|info| info.owes_an_answer() && info.silence() >= acknowledge) {
+            return Poll::Ready((Side::Upstream, Reason::Stalled));
+        }
+        self.timer.as_mut().reset(reply_due);
+        self.timer.as_mut().poll(cx).map(|()| (Side::Tidegate, Reason::ReplyTimeout))
     }
 }
 

@@ -155,6 +155,11 @@ impl Upstream {
         self.config.warm
     }
 
+    /// How long one of its addresses may take to accept a connection.
+    pub fn connect_timeout(&self) -> Duration {
+        self.config.connect_timeout
+    }
+
     /// How long after its address has left the answer a session is closed; 0: never.
     pub fn close_vanished_after(&self) -> Duration {
         self.config.close_vanished_after
