@@ -103,6 +103,10 @@ const PING_16: Load = Load::Ask { connections: 16, reply: REQUEST };
 /// Connections of the memory axes with TLS: stunnel has a thread for each.
 pub const MOST_SECURE: usize = 1000;
 
+/// Warm-up of the loads that a pool serves: between two rounds it gives up what nobody has come for, and
+/// is cautious for about a second when they come again.
+pub const FOR_A_POOL: Duration = Duration::from_secs(2);
+
 /// Clients that do nothing but connect are no clients: about 200 a second.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
@@ -232,7 +236,11 @@ impl Axis {
             }
         };
         let (address, opening) = (one.running.addresses[way], one.opening(way)?);
-        let start = Instant::now() + extent.warm_up;
+        let warm_up = match load {
+            Load::LogIn { .. } => extent.warm_up.max(FOR_A_POOL),
+            _ => extent.warm_up,
+        };
+        let start = Instant::now() + warm_up;
         let window = Window { start, end: start + extent.window };
         let server = server.process.id();
         let (tally, cpu) =

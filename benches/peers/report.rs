@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::agreement::Agreement;
 use crate::authority::NAME;
-use crate::axes::{Extent, MOST_SECURE};
+use crate::axes::{Extent, FOR_A_POOL, MOST_SECURE};
 use crate::candidates::Candidate;
 use crate::semantics::{SEMANTICS, TRIALS, Verdict};
 use crate::stats::{Row, Sample, Table, short};
@@ -140,7 +140,7 @@ impl Report {
              client.\n\
              - Connect to first byte: the same as far as the greeting, behind a relay that waits one \
              round trip\n  before it dials and delays bytes by half of it each way; 2 at once. The log-in \
-             follows, uncounted.\n\
+             follows, uncounted.\n  Both warm up for {} s.\n\
              - Memory: {idle_connections} connections to a candidate started for it, less what it has \
              with none, after\n  64 bytes each way and after 1 MiB on each, 500 at a time; with TLS \
              {} connections at most.\n\
@@ -154,6 +154,7 @@ impl Report {
             warm_up.as_millis(),
             window.as_millis(),
             self.took.as_secs(),
+            FOR_A_POOL.as_secs(),
             idle_connections.min(MOST_SECURE),
         )
     }
