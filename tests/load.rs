@@ -226,20 +226,23 @@ fn wrong_usage_names_the_flag() {
 
 #[test]
 fn with_a_rate_a_stall_is_everybodys_who_was_due() {
-    // Every 100th answer takes 300 ms, and nobody else is answered meanwhile.
-    let turn = Mutex::new(0);
-    let server = server(move |_| {
-        let mut count = turn.lock().unwrap();
-        *count += 1;
-        if *count % 100 == 0 {
-            thread::sleep(Duration::from_millis(300));
-        }
-        OK.to_vec()
-    });
-    let load = Load::at(server);
-    let flags = ["--connections", "4", "--duration", "3s"];
-    let closed = load.report(&["ping"], &flags);
-    let open = load.report(&["ping"], &[&flags[..], &["--rate", "100"]].concat());
+    let report = |flags: &[&str]| {
+        // The 50th answer of each hundred takes 300 ms, and nobody else is answered meanwhile: with a
+        // rate, in the middle of each second.
+        let turn = Mutex::new(0);
+        let server = server(move |_| {
+            let mut count = turn.lock().unwrap();
+            *count += 1;
+            if *count % 100 == 50 {
+                thread::sleep(Duration::from_millis(300));
+            }
+            OK.to_vec()
+        });
+        let all = [&["--connections", "4", "--duration", "3s"], flags].concat();
+        Load::at(server).report(&["ping"], &all)
+    };
+    let closed = report(&[]);
+    let open = report(&["--rate", "100"]);
     // Of a hundred asked one after the other at most four wait.
     let p90 = |report: &Value| number(&report["latency"], "p90_us");
     assert!(p90(&closed) < 100e3, "{closed}");

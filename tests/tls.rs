@@ -631,18 +631,19 @@ fn an_idle_session_with_tls_on_both_sides_takes_less_than_25_kib() {
     });
     let keys = pair.listener("required");
     let bridge = bridge(&keys, upstream, "upstream_tls = \"required\"").start();
+    let mut received = vec![0; burst];
+    let mut ask = |session: &mut support::tls::Tls<_>| {
+        session.write_all(&frame(0, b"\x03")).unwrap();
+        session.read_exact(&mut received).unwrap();
+    };
     // What the first sessions load, of each thread, is not the others'.
-    (0..20).for_each(|_| drop(logged_in(&authority, bridge.listen)));
+    (0..20).for_each(|_| ask(&mut logged_in(&authority, bridge.listen)));
     bridge.has_accounted_for(20.0);
     let before = bridge.heap();
     let count = full_or(500, 200);
     let mut sessions: Vec<_> = (0..count).map(|_| logged_in(&authority, bridge.listen)).collect();
     let idle = bridge.heap().saturating_sub(before) / count;
-    let mut received = vec![0; burst];
-    for session in &mut sessions {
-        session.write_all(&frame(0, b"\x03")).unwrap();
-        session.read_exact(&mut received).unwrap();
-    }
+    sessions.iter_mut().for_each(&mut ask);
     let after = bridge.heap().saturating_sub(before) / count;
     println!("{idle} bytes a session, {after} after a burst");
     assert!(idle <= 25 << 10 && after <= 25 << 10, "{idle} bytes a session, {after} after a burst");
