@@ -14,6 +14,7 @@ mod guard;
 mod health;
 mod lines;
 mod pick;
+pub mod plan;
 mod resolver;
 
 use std::net::{IpAddr, SocketAddr};
