@@ -76,7 +76,7 @@ pub struct TcpInfo {
     sacked_to_fackets: [u32; 4],
     last_data_sent_and_last_ack_sent: [u32; 2],
     /// Since the last data came, milliseconds.
-    last_data_recv: u32,
+    pub last_data_recv: u32,
     /// Since the last acknowledgement came, milliseconds.
     pub last_ack_recv: u32,
     pmtu_and_rcv_ssthresh: [u32; 2],
@@ -102,6 +102,9 @@ sockopt_impl!(
     libc::TCP_INFO,
     TcpInfo
 );
+
+/// What the kernel counts time in, at the most.
+const TICK: Duration = Duration::from_millis(10);
 
 impl TcpInfo {
     /// Asks the kernel; works on a connection that has been reset as well.
@@ -130,9 +133,9 @@ impl TcpInfo {
         (self.unacked > 0 && self.retransmits > 0) || (self.notsent_bytes > 0 && self.probes > 1)
     }
 
-    /// Time since anything has come from the peer.
+    /// For how long nothing has come from the peer, at the most.
     pub fn silence(&self) -> Duration {
-        Duration::from_millis(self.last_data_recv.min(self.last_ack_recv).into())
+        Duration::from_millis(self.last_data_recv.min(self.last_ack_recv).into()) + TICK
     }
 
     /// Whether the peer has acknowledged everything that was written.

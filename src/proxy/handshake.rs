@@ -5,7 +5,6 @@
 
 use std::time::Instant;
 
-use humantime::format_duration;
 use rustls::{ClientConnection, ServerConnection};
 use tokio::time::timeout;
 
@@ -367,14 +366,11 @@ async fn in_time<T>(
     timeout(limit, act).await.unwrap_or_else(|_| {
         Err(match side {
             Side::Client => Failure::broken(Side::Tidegate, Reason::HandshakeTimeout),
-            _ => {
-                let (gateway, limit) = (proxy.upstream.gateway(), format_duration(limit));
-                Failure {
-                    message: format!("{gateway} did not answer within {limit}"),
-                    code: Some(ErrorCode::ReplyTimeout),
-                    ..Failure::broken(Side::Tidegate, Reason::ReplyTimeout)
-                }
-            }
+            _ => Failure {
+                message: proxy.no_reply(),
+                code: Some(ErrorCode::ReplyTimeout),
+                ..Failure::broken(Side::Tidegate, Reason::ReplyTimeout)
+            },
         })
     })
 }

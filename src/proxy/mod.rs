@@ -123,6 +123,12 @@ impl Proxy {
         }
     }
 
+    /// What a client is told whose first words the server does not answer.
+    fn no_reply(&self) -> String {
+        let within = humantime::format_duration(self.config.reply_timeout);
+        format!("{} did not answer within {within}", self.upstream.gateway())
+    }
+
     /// What a client is told that there is no descriptor for.
     fn without_descriptors(&self) -> Vec<u8> {
         match self.config.protocol {

@@ -139,11 +139,7 @@ async fn part(outcome: &Outcome, parting: Parting, reason: Reason) {
         return;
     }
     let (code, message) = match reason {
-        Reason::ReplyTimeout => {
-            let gateway = outcome.proxy.upstream.gateway();
-            let within = humantime::format_duration(outcome.proxy.config.reply_timeout);
-            (ErrorCode::ReplyTimeout, format!("{gateway} did not answer within {within}"))
-        }
+        Reason::ReplyTimeout => (ErrorCode::ReplyTimeout, outcome.proxy.no_reply()),
         Reason::Stalled => {
             let gateway = outcome.proxy.upstream.gateway();
             (ErrorCode::Unreachable, format!("{gateway} has vanished: it acknowledges nothing"))

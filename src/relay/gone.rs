@@ -76,10 +76,8 @@ fn unanswered_since(last: Option<Instant>, info: &TcpInfo, now: Instant) -> Opti
     if !info.owes_an_answer() {
         return None;
     }
-    // The kernel counts in ticks of up to 10 ms.
-    let silent = Duration::from_millis(info.last_ack_recv.into()) + Duration::from_millis(10);
     match last {
-        Some(since) if now.duration_since(since) <= silent => Some(since),
+        Some(since) if now.duration_since(since) <= info.silence() => Some(since),
         // The first look, or an acknowledgement came in between: the clock starts now.
         _ => Some(now),
     }
@@ -100,7 +98,7 @@ mod tests {
         };
         let lost = |last_ack_recv| {
             let mut info = info(|info| (info.unacked, info.retransmits) = (1, 3));
-            info.last_ack_recv = last_ack_recv;
+            (info.last_ack_recv, info.last_data_recv) = (last_ack_recv, last_ack_recv);
             info
         };
         // Acknowledged, or on its way for the first time.

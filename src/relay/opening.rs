@@ -97,15 +97,15 @@ impl Opening {
         };
         let Deadlines { acknowledge, reply, .. } = self.deadlines;
         let reply_due = spoke + or_never(reply);
-        if Instant::now() >= reply_due {
-            return Poll::Ready((Side::Tidegate, Reason::ReplyTimeout));
+        if Instant::now() < reply_due {
+            let info = upstream.tcp_info();
+            if info.is_some_and(|info| info.owes_an_answer() && info.silence() >= acknowledge) {
+                return Poll::Ready((Side::Upstream, Reason::Stalled));
+            }
+            self.timer.as_mut().reset(reply_due);
+            ready!(self.timer.as_mut().poll(cx));
         }
-        let info = upstream.tcp_info();
-        if info.is_some_and(|info| info.owes_an_answer() && info.silence() >= acknowledge) {
-            return Poll::Ready((Side::Upstream, Reason::Stalled));
-        }
-        self.timer.as_mut().reset(reply_due);
-        self.timer.as_mut().poll(cx).map(|()| (Side::Tidegate, Reason::ReplyTimeout))
+        Poll::Ready((Side::Tidegate, Reason::ReplyTimeout))
     }
 }
 
