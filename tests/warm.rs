@@ -182,6 +182,20 @@ fn a_server_that_is_down_costs_what_it_costs_without() {
 }
 
 #[test]
+fn once_nobody_listens_there_any_more_what_was_greeted_before_is_lent_to_nobody() {
+    let server = Server::start();
+    let bridge = warm("warm_min = 3\nwarm_max_age = \"1m\"\n", &server).start();
+    until_it("three are held", || held(&bridge), |held| *held == 3.0);
+    // As TiDB shuts down: those that it has greeted get no sign of it, and a log-in is answered.
+    socket2::SockRef::from(&server.listener).shutdown(Shutdown::Both).unwrap();
+    // The next dial finds out: it is to take the place of the one that is lent.
+    visit(&bridge);
+    until_it("the others are given up", || evictions(&bridge, "endpoint"), |gone| *gone == 2.0);
+    let (heard, _) = read_to_the_end(&connect(bridge.listen));
+    assert!(String::from_utf8_lossy(&heard).contains("cannot reach"), "{heard:?}");
+}
+
+#[test]
 fn what_belongs_to_an_address_that_left_dns_or_failed_is_not_lent() {
     let port = free_port();
     let [one, two] = ["127.0.0.2", "127.0.0.3"]

@@ -35,6 +35,11 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// Whether nobody listens there.
+    pub fn is_refused(&self) -> bool {
+        matches!(self, Self::Connect(error) if error.kind() == io::ErrorKind::ConnectionRefused)
+    }
+
     /// The `reason` label.
     pub fn as_str(&self) -> &'static str {
         match self {

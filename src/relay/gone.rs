@@ -96,18 +96,19 @@ mod tests {
             change(&mut info);
             info
         };
-        let lost = |last_ack_recv| {
-            let mut info = info(|info| (info.unacked, info.retransmits) = (1, 3));
-            (info.last_ack_recv, info.last_data_recv) = (last_ack_recv, last_ack_recv);
+        let silent = |mut info: TcpInfo, milliseconds| {
+            (info.last_ack_recv, info.last_data_recv) = (milliseconds, milliseconds);
             info
         };
+        let lost =
+            |silence| silent(info(|info| (info.unacked, info.retransmits) = (1, 3)), silence);
         // Acknowledged, or on its way for the first time.
-        let fresh = info(|info| (info.unacked, info.last_ack_recv) = (1, 90_000));
+        let fresh = silent(info(|info| info.unacked = 1), 90_000);
         assert_eq!(unanswered_since(Some(at(0)), &TcpInfo::default(), at(90)), None);
         assert_eq!(unanswered_since(Some(at(0)), &fresh, at(90)), None);
         // A closed window with its probes answered, and with two of them unanswered.
         let closed = |probes| {
-            let mut info = info(|info| (info.notsent_bytes, info.last_ack_recv) = (1, 90_000));
+            let mut info = silent(info(|info| info.notsent_bytes = 1), 90_000);
             info.probes = probes;
             info
         };

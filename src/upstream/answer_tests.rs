@@ -3,6 +3,7 @@
 use super::resolver::{Answer, Family};
 use super::*;
 use crate::metrics::Metrics;
+use crate::net::connect::ConnectError;
 
 #[tokio::test]
 async fn a_family_that_could_not_be_asked_keeps_its_addresses_and_is_asked_again_soon() {
@@ -30,7 +31,7 @@ async fn an_endpoint_that_vanishes_is_known_while_a_session_uses_it_and_keeps_it
     let upstream = upstream();
     upstream.learn(answer(&["10.0.0.1", "10.0.0.2"], None));
     let first = upstream.known.borrow().endpoints[0].clone();
-    first.failed("test");
+    first.failed(&ConnectError::Closed);
     let in_use = first.lend();
 
     upstream.learn(answer(&["10.0.0.2"], None));

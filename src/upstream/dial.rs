@@ -98,7 +98,7 @@ impl Dialler {
                     Ok(Answered { stream, .. }) => {
                         endpoint.succeeded();
                         for slower in &race.attempts[..at] {
-                            slower.endpoint.failed("another endpoint answered sooner, dialled later");
+                            slower.endpoint.overtaken();
                         }
                         return Ok((stream, endpoint));
                     }
@@ -254,7 +254,7 @@ mod tests {
         );
         let due = endpoint(&was_down);
         tokio::time::pause();
-        due.failed("planted");
+        due.failed(&ConnectError::Closed);
         tokio::time::advance(Duration::from_secs(11)).await;
         tokio::time::resume();
         let candidates = vec![candidate(due), candidate(endpoint(&well))];

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::health::{Health, Standing};
 use super::lines::Lines;
+use crate::net::connect::ConnectError;
 
 /// An address; shared by all threads for as long as a session uses it.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub struct Endpoint {
 struct State {
     health: Health,
     vanished_at: Option<Instant>,
+    /// The last dial that told anything was refused.
+    refuses: bool,
     transition: Transition,
 }
 
@@ -88,7 +91,12 @@ impl Endpoint {
             address,
             lines,
             since: Instant::now(),
-            state: Mutex::new(State { health: Health::default(), vanished_at: None, transition }),
+            state: Mutex::new(State {
+                health: Health::default(),
+                vanished_at: None,
+                refuses: false,
+                transition,
+            }),
             sessions: AtomicUsize::new(0),
             retire: Arc::new(AtomicBool::new(false)),
         })
@@ -104,6 +112,11 @@ impl Endpoint {
         self.state().vanished_at.is_some()
     }
 
+    /// Whether nobody listens there any more: what its server has greeted before ends soon as well.
+    pub fn refuses(&self) -> bool {
+        self.state().refuses
+    }
+
     /// One connection tries it although it was ejected. `false` when no trial is due, or another
     /// connection is at it.
     pub fn begin_trial(&self) -> bool {
@@ -113,14 +126,25 @@ impl Endpoint {
     /// A dial was answered.
     pub fn succeeded(&self) {
         let mut state = self.state();
+        state.refuses = false;
         if state.health.succeeded() {
             state.transition = Transition::now("a dial was answered");
             self.lines.healthy(self.address);
         }
     }
 
-    /// A dial failed, or was overtaken by one that began later.
-    pub fn failed(&self, evidence: impl Display) {
+    /// A dial failed.
+    pub fn failed(&self, error: &ConnectError) {
+        self.state().refuses = error.is_refused();
+        self.eject(error);
+    }
+
+    /// A dial was overtaken by one that began later.
+    pub fn overtaken(&self) {
+        self.eject("another endpoint answered sooner, dialled later");
+    }
+
+    fn eject(&self, evidence: impl Display) {
         let mut state = self.state();
         if state.health.failed(self.since.elapsed()) {
             let evidence = evidence.to_string();

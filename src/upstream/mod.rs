@@ -267,11 +267,12 @@ impl Upstream {
         Ok(candidates)
     }
 
-    /// Whether new connections go elsewhere: it has left the answer, or was ejected and another one
-    /// is healthy.
+    /// Whether what was greeted there before is of no use: it has left the answer, nobody listens there
+    /// any more, or it was ejected and another one is healthy.
     pub fn avoids(&self, endpoint: &Endpoint) -> bool {
         let is_healthy = |one: &Endpoint| one.standing() == Standing::Healthy;
         endpoint.has_vanished()
+            || endpoint.refuses()
             || (!is_healthy(endpoint)
                 && self.known.borrow().endpoints.iter().any(|other| is_healthy(other)))
     }

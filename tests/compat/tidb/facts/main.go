@@ -1,6 +1,6 @@
 // Command facts measures, on a real server, what FACTS.md says of TiDB, and prints it as Markdown.
 //
-//	go run ./facts --server "$(./build | tail -n 1)" [--transcripts DIR]
+//	go run ./facts --server "$(./build | tail -n 1)"
 //
 // It starts the servers that it needs and ends them. All sections run at once, so it takes about as long as --silence
 // and the starts. A server that is not TiDB gives rows too; they show that the program measures, and nothing of TiDB.
@@ -30,7 +30,6 @@ const (
 
 type settings struct {
 	server      string
-	transcripts string
 	silence     time.Duration
 	dir         string
 	certificate pair
@@ -46,7 +45,6 @@ func main() {
 	runtime.LockOSThread()
 	s := &settings{}
 	flag.StringVar(&s.server, "server", "", "the program that starts a server, as `build` prints it")
-	flag.StringVar(&s.transcripts, "transcripts", "", "directory to write recorded sessions to")
 	flag.DurationVar(&s.silence, "silence", 2*time.Minute, "how long a silent connection is watched")
 	flag.Parse()
 	if s.server == "" || flag.NArg() > 0 {
@@ -79,9 +77,6 @@ func run(s *settings) error {
 		{"SHOW and SET SESSION_STATES", statesSection},
 		{"Shutdown without a wait", func(s *settings, p *page) error { return shutdownSection(s, p, 0) }},
 		{"Shutdown with graceful-wait-before-shutdown = 3", func(s *settings, p *page) error { return shutdownSection(s, p, 3) }},
-	}
-	if s.transcripts != "" {
-		sections = append(sections, section{"Transcripts", transcriptSection})
 	}
 	pages, failures := make([]page, len(sections)), make([]error, len(sections))
 	var all sync.WaitGroup

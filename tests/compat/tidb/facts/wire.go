@@ -13,7 +13,6 @@ import (
 	"net"
 	"os"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 )
@@ -53,7 +52,6 @@ const (
 type client struct {
 	tcp      net.Conn
 	stream   net.Conn // tcp, or TLS over it
-	tape     *tape
 	seq      byte
 	greeting greeting
 	first    []byte // the payload of the server's first packet
@@ -79,8 +77,7 @@ func connect(address string) (*client, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &tape{Conn: tcp}
-	return &client{tcp: tcp, stream: t, tape: t}, nil
+	return &client{tcp: tcp, stream: tcp}, nil
 }
 
 // greeted opens a connection and reads the greeting.
@@ -156,7 +153,7 @@ func capabilities(inTLS bool) uint32 {
 	return caps
 }
 
-func (c *client) inTLS() bool { return c.stream != net.Conn(c.tape) }
+func (c *client) inTLS() bool { return c.stream != c.tcp }
 
 // A talk is one authentication, at login or by COM_CHANGE_USER: what was said, and how it ended.
 type talk struct {
@@ -475,40 +472,4 @@ func describe(p, salt []byte) string {
 		return "greeting"
 	}
 	return unexpectedText + " " + hex.EncodeToString(p[:min(len(p), 16)])
-}
-
-// A tape keeps what passes over a connection, one piece for each turn of direction.
-type tape struct {
-	net.Conn
-	mutex  sync.Mutex
-	pieces []piece
-}
-
-type piece struct {
-	from  byte // 'S' or 'C'
-	bytes []byte
-}
-
-func (t *tape) Read(b []byte) (int, error) {
-	n, err := t.Conn.Read(b)
-	t.keep('S', b[:n])
-	return n, err
-}
-
-func (t *tape) Write(b []byte) (int, error) {
-	t.keep('C', b)
-	return t.Conn.Write(b)
-}
-
-func (t *tape) keep(from byte, b []byte) {
-	if len(b) == 0 {
-		return
-	}
-	t.mutex.Lock()
-	defer t.mutex.Unlock()
-	if last := len(t.pieces) - 1; last >= 0 && t.pieces[last].from == from {
-		t.pieces[last].bytes = append(t.pieces[last].bytes, b...)
-		return
-	}
-	t.pieces = append(t.pieces, piece{from, append([]byte{}, b...)})
 }
