@@ -75,6 +75,11 @@ fn ports_and_ids_are_masked_and_other_numbers_are_not() {
     let direct = "== a\nUnknown thread id: 17\nat 127.0.0.1:3306 and 127.0.0.1:\n";
     let through = "== a\nUnknown thread id: 4\nat 127.0.0.1:40000 and 127.0.0.1:\n";
     assert_eq!(verdict_of("a", direct, through), Verdict::Same);
+    let of_openssl = |id: &str, code: &str| format!("== a\n\"{id}:error:{code}:SSL\"\n");
+    let (direct, through) = (of_openssl("80D12A", "0A000119"), of_openssl("8011E6", "0A000119"));
+    assert_eq!(verdict_of("a", &direct, &through), Verdict::Same);
+    let other = different("\"N:error:0A000119:SSL\"", "\"N:error:0A000120:SSL\"");
+    assert_eq!(verdict_of("a", &direct, &of_openssl("8011E6", "0A000120")), other);
     assert_eq!(verdict_of("a", "== a\nid 17\n", "== a\nid 18\n"), different("id 17", "id 18"));
 }
 

@@ -45,6 +45,9 @@ const END: &str = "end";
 /// Numbers that differ from run to run, by what stands before them.
 const MASKED: &[&str] = &["127.0.0.1:", "Unknown thread id: ", "(conn:", "(conn="];
 
+/// Stands behind the id of a thread in OpenSSL's errors.
+const OF_OPENSSL: &str = ":error:";
+
 /// One run's output, masked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
@@ -133,6 +136,10 @@ fn mask(line: &str) -> String {
                 masked.replace_range(from..from + digits, "N");
             }
         }
+    }
+    if let Some(behind) = masked.find(OF_OPENSSL) {
+        let digits = masked[..behind].bytes().rev().take_while(u8::is_ascii_hexdigit).count();
+        masked.replace_range(behind - digits..behind, "N");
     }
     masked
 }

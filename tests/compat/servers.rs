@@ -14,6 +14,7 @@ use mysql_async::{Conn, OptsBuilder};
 use crate::support::mariadb::{MariaDb, PASSWORD, USER, greets};
 use crate::support::process::{Process, command, succeed};
 use crate::support::tcp::free_port;
+use crate::support::tls::{Authority, Pair, Valid};
 use crate::support::{runtime, until};
 use crate::toolchain::{MYSQL, Need};
 
@@ -125,9 +126,11 @@ fn tidb() -> Result<Server, String> {
         return Err(said.or(last_line(&built.stderr)).unwrap_or(built.status.to_string()));
     }
     let binary = said.ok_or("tests/compat/tidb/build printed no path")?;
-    let folder = tempfile::tempdir().expect("a scratch folder");
+    let (folder, authority) = (tempfile::tempdir().expect("a scratch folder"), Authority::new());
+    let Pair { cert, key } = authority.sign("localhost", Valid::Now);
     let mut server = command(&binary);
     server.arg("--dir").arg(folder.path()).args(["--port", "0"]);
+    server.arg("--cert").arg(cert).arg("--key").arg(key);
     server.stdout(Stdio::piped()).stderr(Stdio::null());
     let mut process = Process::spawn(server);
     let mut lines = BufReader::new(process.child.stdout.take().expect("it is piped")).lines();
@@ -146,7 +149,7 @@ fn tidb() -> Result<Server, String> {
         conn.disconnect().await
     };
     runtime().block_on(create).map_err(|error: mysql_async::Error| error.to_string())?;
-    Ok(Server { port, _process: Box::new((process, folder)) })
+    Ok(Server { port, _process: Box::new((process, folder, authority)) })
 }
 
 /// What makes the account that the client programs use.
