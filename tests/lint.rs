@@ -44,6 +44,8 @@ fn the_guide_has_six_mistakes() {
     assert!(said.ends_with("6 findings in 1 file\n"), "{said}");
     assert_eq!(text(&output.stderr), "");
     assert!(!said.contains("hunter2"), "{said}");
+    let shown: String = said.lines().map(|line| format!("    {line}\n")).collect();
+    assert!(readme().contains(&shown), "the README shows something else than:\n{shown}");
 }
 
 /// A file's name, what is in it, and what is found: rules with their lines.
@@ -75,6 +77,7 @@ const PLANTED: &[Case] = &[
     ("set-up.sh", "x=$(wrangler hyperdrive create x --connection-string=\"mysql://u:p@10.1.2.3:4000/d\")\n", &[("hyperdrive-origin", 1)]),
     ("set-up.sh", "wrangler hyperdrive create x --host t.example.com --access-client-id $ID \\\n  --access-client-secret $S --scheme mysql --port 4000\n", &[("hyperdrive-port", 2)]),
     ("set-up.sh", "wrangler hyperdrive create x --host t.example.com:4000 --access-client-id $ID --scheme mysql\n", &[("hyperdrive-port", 1)]),
+    ("set-up.sh", "wrangler hyperdrive create x --connection-string $DSN --access-client-id $ID --access-client-secret $S\n", &[("hyperdrive-port", 1)]),
     ("set-up.sh", "wrangler hyperdrive create x --service-id $ID\n", &[("hyperdrive-scheme", 1)]),
     ("set-up.sh", "wrangler hyperdrive create x --scheme mysql --service-id $ID --port 4000\n", &[("hyperdrive-service", 1)]),
     ("set-up.sh", "wrangler hyperdrive create x --scheme mysql --service-id $ID --sslmode REQUIRED\n", &[("hyperdrive-service", 1)]),
@@ -113,7 +116,7 @@ fn every_rule_finds_what_breaks_it() {
         shown.extend(found.into_iter().map(|(rule, _)| rule));
     }
     // The README has a line for each, and no other.
-    let readme = fs::read_to_string("README.md").unwrap();
+    let readme = readme();
     let chapter = readme.split("## Linting").nth(1).unwrap().split("\n## ").next().unwrap();
     let rows = chapter.lines().filter(|line| line.starts_with("| `"));
     let names = rows.flat_map(|row| row.split('|').nth(1).unwrap().split('`').skip(1).step_by(2));
@@ -132,6 +135,7 @@ const CLEAN: &[(&str, &str)] = &[
     ("set-up.sh", "wrangler hyperdrive create x --connection-string 'postgres://u:p@10.0.0.1/d'\n"),
     ("set-up.sh", "wrangler hyperdrive create x --connection-string \"mysql://a.u:p@gateway01.us-east-1.prod.aws.tidbcloud.com:4000/d\"\n"),
     ("set-up.sh", "wrangler hyperdrive update 1 --service-id $ID\nwrangler hyperdrive create x --scheme mysql --service-id $ID\n"),
+    ("set-up.sh", "wrangler vpc service create x --type tcp --tcp-port 5432 --app-protocol postgresql --tunnel-id $T --ipv4 10.0.0.5\n"),
     ("set-up.sh", "wrangler vpc service create x --type tcp --hostname db.example.com:4000 --tunnel-id $T\nwrangler vpc service create x --type http --tunnel-id $T --hostname web\n"),
     ("set-up.sh", "cloudflared tunnel create x # an Access application\ncloudflared tunnel route dns x $NAME\n"),
     ("set-up.sh", "aws ec2 create-vpc-endpoint --vpc-endpoint-type Gateway --service-name com.amazonaws.us-east-1.s3\naws ec2 create-vpc-endpoint --service-name com.amazonaws.us-east-1.s3\n"),
@@ -209,6 +213,8 @@ fn the_exit_code_tells_what_came_of_it() {
     for (args, part) in [
         (&["lint"][..], "FILE"),
         (&["lint", "/nonexistent"], "cannot read /nonexistent"),
+        (&["lint", "src"], "cannot read src"),
+        (&["lint", "/dev/zero"], "/dev/zero has more than"),
         (&["lint", "postgres://u:s3cret@h/d"], "mysql://"),
         (&["lint", "--format", "x", "y"], "--format"),
     ] {
@@ -377,10 +383,15 @@ fn check(report: &Report, lines: usize) {
     let _ = report.to_string() + &report.to_json();
 }
 
-fn tidegate(args: &[&str]) -> Output {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    Command::new(env!("CARGO_BIN_EXE_tidegate")).args(args).current_dir(root).output().unwrap()
+fn readme() -> String {
+    fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap()
 }
+
+fn tidegate(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_tidegate")).args(args).current_dir(ROOT).output().unwrap()
+}
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()

@@ -57,6 +57,13 @@ fn cloudflared_is_led_to_each_listener_and_ends_with_a_catch_all_rule() {
     let text = said(&["cloudflared", STARTER]);
     assert_eq!(ingress(&text), [["<HOSTNAME>", "tcp://127.0.0.1:4000"], ["", "http_status:404"]]);
     assert!(text.contains("#   cloudflared tunnel route dns <TUNNEL_ID> <HOSTNAME>\n"), "{text}");
+    let own: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+    let shown = own.join("\n    ").replace("    \n", "\n");
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"));
+    assert!(
+        readme.unwrap().contains(shown.trim()),
+        "the README shows something else than:\n{shown}"
+    );
     let file = file(TWO);
     let text = said(&["cloudflared", "--config", path(&file)]);
     let expected = [

@@ -66,6 +66,11 @@ impl Hyperdrive<'_> {
         }
         if let Some(dsn) = command.flag(DSN) {
             dsn::look_at(self.file, dsn.line, dsn.value, Reader::Hyperdrive, self.report);
+            if command.has(ACCESS) {
+                let wrong = "a DSN goes with no Access token: wrangler refuses it";
+                let instead = "--host HOSTNAME, --user, --password and --database, without a port";
+                self.add(dsn.line, Rule::HyperdrivePort, wrong.into(), instead);
+            }
         }
         if let Some(host) = command.flag(HOST) {
             let name = host.value.split(':').next().unwrap_or_default();
@@ -118,6 +123,9 @@ fn vpc_service(file: &str, command: &Command, report: &mut Report) {
     let mut add =
         |line, rule, wrong: &str, instead: &str| report.add(file, line, rule, wrong, instead);
     let value = |name: &str| command.flag(&[name]).map_or("", |flag| flag.value);
+    if value("--app-protocol") == "postgresql" {
+        return;
+    }
     let is_mysqls = command.has(&["--app-protocol"])
         || [value("--http-port"), value("--https-port")]
             .iter()

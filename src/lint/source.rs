@@ -1,8 +1,8 @@
 //! Files, and the parts of one kind that they are made of.
 
 use std::borrow::Cow;
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 
 use thiserror::Error;
 
@@ -84,17 +84,22 @@ impl Source {
         }
         let name = || argument.to_owned();
         let failed = |error| SourceError::Read(name(), error);
-        if fs::metadata(argument).map_err(failed)?.len() > LARGEST {
+        let mut bytes = Vec::new();
+        let file = File::open(argument).map_err(failed)?;
+        file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
+        if bytes.len() as u64 > LARGEST {
             return Err(SourceError::Large(name()));
         }
-        let bytes = fs::read(argument).map_err(failed)?;
         Ok(Self::new(argument, &String::from_utf8_lossy(&bytes)))
     }
 
     /// A file of this name, with this in it.
     pub fn new(name: &str, text: &str) -> Self {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        Self { name: name.into(), kind: Form::of(name, text), text: text.into() }
+        let kind = Form::of(name, text);
+        // One that stands alone ends a line of YAML, and nobody else's.
+        let text = text.replace("\r\n", "\n").replace('\r', " ");
+        Self { name: name.into(), kind, text }
     }
 }
 

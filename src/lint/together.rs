@@ -7,6 +7,7 @@ use super::shell::Command;
 /// How a set-up says that there is an Access application: the API, Terraform, Pulumi, and people.
 const ACCESS: &[&str] = &[
     "access/apps",
+    "self_hosted",
     "access_application",
     "accessapplication",
     "access application",
