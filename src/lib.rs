@@ -17,7 +17,8 @@
 //! | 6 | [`proxy`] | one connection's story |
 //! | 7 | [`admin`] | probes, metrics, status, drain over HTTP |
 //! | side | [`control`] | a client of a running bridge's admin endpoint |
-//! | side | [`render`] | certificates, written to files |
+//! | side | [`render`] | certificates, and set-ups for Cloudflare and AWS from the configuration |
+//! | side | [`lint`] | what will not work in the files of such a set-up |
 //! | side | [`load`] | a load generator for MySQL-protocol endpoints |
 //! | side | [`demo`] | embedded DNS and MySQL servers, and a tour of the bridge on them |
 //! | roof | [`app`], [`cli`], `main` | composition, command line, exit codes |
@@ -52,6 +53,7 @@ pub mod config;
 pub mod control;
 pub mod demo;
 pub mod drain;
+pub mod lint;
 pub mod load;
 pub mod log;
 pub mod metrics;

@@ -19,9 +19,11 @@ use tidegate::config::{self, Access, Config, ConfigError, Overrides, Raw, Source
 use tidegate::control::{self, ControlError, Goal};
 use tidegate::demo::{self, DemoOptions};
 use tidegate::drain::{Drain, Signals};
+use tidegate::lint;
 use tidegate::load::{self, Plan, Scenario};
 use tidegate::log::{self, Chain};
 use tidegate::render::certificate::{self, Order, Signer};
+use tidegate::render::{self, SetUp, SetUpError};
 use tidegate::systemd;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -48,14 +50,17 @@ fn main() -> ExitCode {
         Command::Drain(drain) => begin_drain(drain, &matches),
         Command::Wait(wait) => wait_for(wait, &matches),
         Command::Status(status) => show_status(status, &matches),
-        Command::Render { artefact: Artefact::Certificate(flags) } => render_certificate(flags),
+        Command::Render { artefact } => render(artefact, &matches),
+        Command::Lint(flags) => lint_files(flags),
         Command::Load { scenario } => load_test(scenario, &matches),
     };
     match result {
         Ok(()) => OK.into(),
         Err(Failure { code, message }) => {
             // Not `eprintln!`, which panics when stderr is closed.
-            let _ = writeln!(io::stderr(), "tidegate: {message}");
+            if !message.is_empty() {
+                let _ = writeln!(io::stderr(), "tidegate: {message}");
+            }
             code.into()
         }
     }
@@ -63,6 +68,7 @@ fn main() -> ExitCode {
 
 struct Failure {
     code: u8,
+    /// Nothing, if all is said already.
     message: String,
 }
 
@@ -95,9 +101,14 @@ impl From<ConfigError> for Failure {
     }
 }
 
-fn load(settings: &Settings, matches: &ArgMatches) -> Result<Config, Failure> {
+/// The configuration that is meant, its files not looked at.
+fn join(settings: &Settings, matches: &ArgMatches) -> Result<Config, Failure> {
     let file = settings.config.as_deref().map(read).transpose()?;
-    let config = config::load(file.as_ref().map(File::parts), &given(matches)?)?;
+    Ok(config::load(file.as_ref().map(File::parts), &given(matches)?)?)
+}
+
+fn load(settings: &Settings, matches: &ArgMatches) -> Result<Config, Failure> {
+    let config = join(settings, matches)?;
     app::preflight(&config).map_err(|error| Failure::building(&error, BAD_CONFIG))?;
     Ok(config)
 }
@@ -256,6 +267,42 @@ fn show_status(status: &cli::Status, matches: &ArgMatches) -> Result<(), Failure
 fn tell(answer: impl Future<Output = Result<String, ControlError>>) -> Result<(), Failure> {
     let text = control_runtime()?.block_on(answer).map_err(|error| Failure::asking(&error))?;
     say(&text)
+}
+
+fn render(artefact: &Artefact, matches: &ArgMatches) -> Result<(), Failure> {
+    type Render = fn(&Config, Option<&str>) -> Result<SetUp, SetUpError>;
+    let (render, flags): (Render, _) = match artefact {
+        Artefact::Certificate(flags) => return render_certificate(flags),
+        Artefact::Cloudflared(flags) => (render::cloudflared::render, flags),
+        Artefact::Hyperdrive(flags) => (render::hyperdrive::render, flags),
+        Artefact::AwsCli(flags) => (render::aws_cli::render, flags),
+    };
+    // The files that it names are on the bridge's host, and this may be another.
+    let config = join(&flags.settings, matches)?;
+    let failed = |error: SetUpError| {
+        let code = match &error {
+            _ if error.is_usage() => USAGE,
+            _ if error.is_configuration() => BAD_CONFIG,
+            _ => FAILED,
+        };
+        Failure::with_hint(&error, error.hint().as_deref(), code)
+    };
+    let rendered = render(&config, flags.listener.as_deref()).map_err(failed)?;
+    match &flags.out {
+        Some(folder) => say(&rendered.write(folder, flags.force).map_err(failed)?),
+        None => say(&rendered.to_string()),
+    }
+}
+
+fn lint_files(flags: &cli::Lint) -> Result<(), Failure> {
+    let sources = flags.files.iter().map(|file| lint::Source::read(file)).collect::<Result<_, _>>();
+    let sources: Vec<_> = sources.map_err(|error| Failure::with_hint(&error, None, USAGE))?;
+    let report = lint::lint(&sources);
+    say(&if flags.json { report.to_json() } else { report.to_string() })?;
+    match report.findings.is_empty() {
+        true => Ok(()),
+        false => Err(Failure { code: FAILED, message: String::new() }),
+    }
 }
 
 fn render_certificate(flags: &cli::Certificate) -> Result<(), Failure> {

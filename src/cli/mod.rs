@@ -1,5 +1,6 @@
 //! The command line: types and help texts, no behaviour.
 
+mod lint;
 mod load;
 mod render;
 mod tls;
@@ -9,17 +10,19 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+pub use lint::Lint;
 pub use load::{Load, Scenario};
-pub use render::{Artefact, Certificate};
+pub use render::{Artefact, Certificate, SetUp};
 pub use tls::Tls;
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0   ended as asked: drained, checked, shown, reached, written
+  0   ended as asked: drained, checked, shown, reached, written; nothing found
   1   failed while running: a port is taken, a second signal, a step of the demo, a bridge that
       does not answer, refuses, or is not what it was waited for in time; a load test that
-      cannot begin, or that broke a bound; a file that cannot be written, or is there already
-  2   wrong usage: an unknown flag, a flag's bad value
+      cannot begin, or that broke a bound; a file that cannot be written, or is there already;
+      findings of lint
+  2   wrong usage: an unknown flag, a flag's bad value, a file that lint cannot read
   78  bad configuration: the file or an environment variable (EX_CONFIG)";
 
 /// A self-hosted bridge to private MySQL-protocol gateways.
@@ -69,6 +72,12 @@ pub enum Command {
         #[command(subcommand)]
         artefact: Artefact,
     },
+    /// Says what will not work in the files of a set-up: cloudflared, wrangler, DSNs, Workers, commands.
+    ///
+    /// Each finding has its file and line, the rule, what is wrong, and what to write instead. Files that
+    /// belong to one set-up are given together. Passwords are never printed.
+    #[command(after_help = EXIT_CODES)]
+    Lint(Lint),
     /// Load-tests a MySQL-protocol endpoint, through a bridge or not.
     #[command(after_help = EXIT_CODES)]
     Load {

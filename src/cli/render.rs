@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::EXIT_CODES;
+use super::{EXIT_CODES, Settings};
 
 /// What `render` writes.
 #[derive(Debug, Subcommand)]
@@ -15,6 +15,23 @@ pub enum Artefact {
     /// what goes into the configuration. A running bridge takes new files up on SIGHUP.
     #[command(after_help = EXIT_CODES)]
     Certificate(Certificate),
+    /// Writes cloudflared's config.yml, with what else its tunnel needs.
+    ///
+    /// Its ingress leads to the listeners. Values that tidegate cannot know are <NAMES>, listed at the end.
+    #[command(after_help = EXIT_CODES)]
+    Cloudflared(SetUp),
+    /// Writes the commands of both routes of Cloudflare Hyperdrive to a listener, the binding, and a Worker.
+    ///
+    /// The listener has to offer TLS, or to pass it through to a server that does. Scripts take the values
+    /// that tidegate cannot know from the environment, and list them at the end.
+    #[command(after_help = EXIT_CODES)]
+    Hyperdrive(SetUp),
+    /// Writes the script that makes the private endpoint of a TiDB Cloud gateway in a VPC of AWS.
+    ///
+    /// With its security group, its private DNS name and, for a Dedicated cluster, the wait until it is
+    /// accepted. It takes the values that tidegate cannot know from the environment, and lists them.
+    #[command(after_help = EXIT_CODES)]
+    AwsCli(SetUp),
 }
 
 /// Flags of `render certificate`.
@@ -50,4 +67,24 @@ pub struct Certificate {
     /// Writes over files that are there.
     #[arg(long)]
     pub force: bool,
+}
+
+/// Flags of the set-ups that a configuration is rendered to.
+#[derive(Debug, Args)]
+pub struct SetUp {
+    /// The listener that it is for, if there are several.
+    #[arg(long, value_name = "NAME")]
+    pub listener: Option<String>,
+
+    /// Directory to write the files to, instead of printing them.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+
+    /// Writes over files that are there.
+    #[arg(long, requires = "out")]
+    pub force: bool,
+
+    /// What the bridge runs on.
+    #[command(flatten)]
+    pub settings: Settings,
 }

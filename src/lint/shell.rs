@@ -1,0 +1,339 @@
+//! Commands of a shell, as far as their words and lines go.
+//!
+//! Not a shell: words, quotes, comments, continued lines, `$(…)`, and what ends a command. Variables stay
+//! as they are written, and so does `<NAME>`, which is how guides say that something goes there.
+
+use std::iter::Peekable;
+use std::str::Chars;
+
+/// A word of a command.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Word {
+    pub text: String,
+    pub line: usize,
+}
+
+/// A command with its arguments; at least one word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Command {
+    pub words: Vec<Word>,
+}
+
+/// What a flag is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Flag<'c> {
+    pub value: &'c str,
+    pub line: usize,
+}
+
+/// Words before a command that are not the command.
+const LAUNCHERS: &[&str] = &[
+    "$", "sudo", "env", "time", "exec", "command", "npx", "pnpm", "pnpx", "yarn", "bun", "bunx",
+    "dlx", "run", "--yes", "-y", "if", "then", "else", "elif", "while", "until", "do", "!", "{",
+];
+
+impl Command {
+    pub fn line(&self) -> usize {
+        self.words.first().map_or(1, |word| word.line)
+    }
+
+    /// Whether it is this program with these subcommands, options among them or not.
+    pub fn is(&self, program: &str, subcommands: &[&str]) -> bool {
+        let is_before = |text: &str| {
+            LAUNCHERS.contains(&text)
+                || assignment(text).is_some_and(|(_, value)| !value.contains(' '))
+        };
+        let mut words =
+            self.words.iter().map(|word| word.text.as_str()).skip_while(|text| is_before(text));
+        let Some(first) = words.next() else { return false };
+        let name = first.rsplit('/').next().unwrap_or(first);
+        let name = name.split('@').next().unwrap_or(name);
+        name == program && subcommands.iter().all(|wanted| words.any(|word| word == *wanted))
+    }
+
+    /// The last of the flags that are called one of these.
+    pub fn flag(&self, names: &[&str]) -> Option<Flag<'_>> {
+        let mut found = None;
+        for (number, word) in self.words.iter().enumerate() {
+            let (name, value) = match word.text.split_once('=') {
+                Some((name, value)) => (name, Some(value)),
+                None => (word.text.as_str(), None),
+            };
+            if names.contains(&name) {
+                let next = || self.words.get(number + 1).map(|word| word.text.as_str());
+                let next = || next().filter(|next| !next.starts_with("--")).unwrap_or_default();
+                found = Some(Flag { value: value.unwrap_or_else(next), line: word.line });
+            }
+        }
+        found
+    }
+
+    pub fn has(&self, names: &[&str]) -> bool {
+        self.flag(names).is_some()
+    }
+}
+
+/// NAME=value.
+pub(super) fn assignment(word: &str) -> Option<(&str, &str)> {
+    let (name, value) = word.split_once('=')?;
+    let legal = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    (!name.is_empty() && name.chars().all(legal)).then_some((name, value))
+}
+
+/// What stands for a value that is filled in later.
+pub(super) fn is_open(value: &str) -> bool {
+    value.is_empty() || value.contains(['$', '<', '{', '`', '…']) || value.contains("...")
+}
+
+/// The commands of a script.
+pub(super) fn commands(text: &str, first: usize) -> Vec<Command> {
+    let mut commands = Vec::new();
+    let mut wasted = 0;
+    let mut lines = text.lines().enumerate().peekable();
+    while let Some((number, line)) = lines.next() {
+        let mut whole = line.to_owned();
+        let mut more = lines.clone();
+        // A quote may go on; one that nobody closes ends with its line.
+        let mut taken = 0;
+        let mut reader = Reader::read(&whole, first + number);
+        while !reader.is_complete && taken < LONGEST && wasted < MOST_WASTED {
+            let Some((_, next)) = more.next() else { break };
+            whole.push('\n');
+            whole += next;
+            taken += 1;
+            reader = Reader::read(&whole, first + number);
+        }
+        if reader.is_complete || whole.trim_end().ends_with('\\') {
+            let _ = lines.by_ref().take(taken).count();
+        } else {
+            wasted += taken;
+            reader = Reader::read(line, first + number);
+        }
+        if let Some(end) = reader.heredoc {
+            let _ = lines.by_ref().take_while(|(_, line)| line.trim() != end).count();
+        }
+        commands.append(&mut reader.commands);
+    }
+    commands
+}
+
+/// Lines that a command may take.
+const LONGEST: usize = 60;
+/// Lines that are read again because of quotes that nobody closes.
+const MOST_WASTED: usize = 10_000;
+
+/// The commands in comments that begin with `#`.
+pub(super) fn commented(text: &str, first: usize) -> Vec<Command> {
+    let mut script = String::new();
+    for line in text.lines() {
+        script += line.trim_start().strip_prefix('#').unwrap_or_default().trim_start();
+        script.push('\n');
+    }
+    commands(&script, first)
+}
+
+struct Reader<'t> {
+    chars: Peekable<Chars<'t>>,
+    line: usize,
+    commands: Vec<Command>,
+    /// The commands that are open, each `$(` one more, and whether it stands in double quotes.
+    open: Vec<(Vec<Word>, bool)>,
+    word: Option<Word>,
+    /// Words that are interrupted by a command in them.
+    interrupted: Vec<Option<Word>>,
+    heredoc: Option<String>,
+    is_complete: bool,
+}
+
+impl<'t> Reader<'t> {
+    fn read(text: &'t str, line: usize) -> Self {
+        let (chars, open) = (text.chars().peekable(), vec![(Vec::new(), false)]);
+        let mut reader = Self {
+            chars,
+            line,
+            commands: Vec::new(),
+            open,
+            word: None,
+            interrupted: Vec::new(),
+            heredoc: None,
+            is_complete: true,
+        };
+        reader.all();
+        reader
+    }
+
+    fn all(&mut self) {
+        while let Some(c) = self.chars.next() {
+            match c {
+                '\\' => self.escaped(),
+                '\'' => self.single_quoted(),
+                '"' => self.double_quoted(),
+                '$' if self.chars.peek() == Some(&'(') => {
+                    self.chars.next();
+                    self.push('$');
+                    self.begin(false);
+                }
+                ')' if self.open.len() > 1 => {
+                    if self.end() {
+                        self.double_quoted();
+                    }
+                }
+                '#' if self.word.is_none() => while self.chars.next_if(|c| *c != '\n').is_some() {},
+                '\n' => {
+                    self.end_command();
+                    self.line += 1;
+                }
+                ';' | '&' | '|' | '(' | ')' => self.end_command(),
+                c if c.is_whitespace() => self.end_word(),
+                c => self.push(c),
+            }
+        }
+        self.is_complete &= self.open.len() == 1;
+        while self.open.len() > 1 {
+            self.end();
+        }
+        self.end_command();
+    }
+
+    fn push(&mut self, c: char) {
+        let line = self.line;
+        self.word.get_or_insert_with(|| Word { text: String::new(), line }).text.push(c);
+    }
+
+    fn escaped(&mut self) {
+        match self.chars.next() {
+            Some('\n') => self.line += 1,
+            Some(c) => self.push(c),
+            // The line goes on.
+            None => self.is_complete = false,
+        }
+    }
+
+    fn single_quoted(&mut self) {
+        self.begin_word();
+        loop {
+            match self.chars.next() {
+                Some('\'') => return,
+                Some(c) => self.quoted(c),
+                None => return self.is_complete = false,
+            }
+        }
+    }
+
+    fn double_quoted(&mut self) {
+        self.begin_word();
+        loop {
+            match self.chars.next() {
+                Some('"') => return,
+                Some('\\') => self.escaped(),
+                Some('$') if self.chars.peek() == Some(&'(') => {
+                    self.chars.next();
+                    self.push('$');
+                    return self.begin(true);
+                }
+                Some(c) => self.quoted(c),
+                None => return self.is_complete = false,
+            }
+        }
+    }
+
+    fn begin_word(&mut self) {
+        let line = self.line;
+        self.word.get_or_insert_with(|| Word { text: String::new(), line });
+    }
+
+    fn quoted(&mut self, c: char) {
+        self.push(c);
+        if c == '\n' {
+            self.line += 1;
+        }
+    }
+
+    /// A command in a word.
+    fn begin(&mut self, is_quoted: bool) {
+        self.interrupted.push(self.word.take());
+        self.open.push((Vec::new(), is_quoted));
+    }
+
+    /// Whether the word that goes on is in double quotes.
+    fn end(&mut self) -> bool {
+        self.end_command();
+        let (_, is_quoted) = self.open.pop().unwrap_or_default();
+        self.word = self.interrupted.pop().flatten();
+        is_quoted
+    }
+
+    fn end_word(&mut self) {
+        let Some(word) = self.word.take() else { return };
+        if let Some(end) = word.text.strip_prefix("<<").filter(|end| !end.starts_with('<')) {
+            self.heredoc = Some(end.trim_start_matches('-').to_owned());
+            return;
+        }
+        // `<< END`
+        if self.heredoc.as_ref().is_some_and(String::is_empty) {
+            self.heredoc = Some(word.text);
+            return;
+        }
+        if let Some((words, _)) = self.open.last_mut() {
+            words.push(word);
+        }
+    }
+
+    fn end_command(&mut self) {
+        self.end_word();
+        if let Some((words, _)) = self.open.last_mut()
+            && !words.is_empty()
+        {
+            self.commands.push(Command { words: std::mem::take(words) });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<Vec<String>> {
+        let words = |command: Command| command.words.into_iter().map(|word| word.text).collect();
+        commands(text, 1).into_iter().map(words).collect()
+    }
+
+    #[test]
+    fn words_end_where_a_shell_ends_them() {
+        assert_eq!(words("a 'b c' \"d e\" f\\ g # h"), [["a", "b c", "d e", "f g"]]);
+        assert_eq!(words("a b; c && d | e"), [vec!["a", "b"], vec!["c"], vec!["d"], vec!["e"]]);
+        assert_eq!(
+            words("a --id <ID> \\\n  --x y\nb"),
+            [vec!["a", "--id", "<ID>", "--x", "y"], vec!["b"]]
+        );
+        assert_eq!(
+            words("x=$(a b \"$(c d)\" e) f"),
+            [vec!["c", "d"], vec!["a", "b", "$", "e"], vec!["x=$", "f"]]
+        );
+        assert_eq!(words("a \"x$(b c)y\" d"), [vec!["b", "c"], vec!["a", "x$y", "d"]]);
+        assert_eq!(words("a '{\n b\n}' c"), [["a", "{\n b\n}", "c"]]);
+    }
+
+    #[test]
+    fn what_is_no_command_costs_no_more_than_its_line() {
+        assert_eq!(words("it's odd\nb"), [vec!["its odd"], vec!["b"]]);
+        assert_eq!(
+            words("cat <<'EOF' > f\nwrangler x\nEOF\nb"),
+            [vec!["cat", ">", "f"], vec!["b"]]
+        );
+        assert_eq!(words("a $(b\nc"), [vec!["b"], vec!["a", "$"], vec!["c"]]);
+        assert!(words(") ) \\").is_empty());
+    }
+
+    #[test]
+    fn commands_are_known_behind_what_starts_them() {
+        let is = |text: &str| commands(text, 7)[0].is("wrangler", &["hyperdrive", "create"]);
+        assert!(is("npx wrangler@latest hyperdrive create x"));
+        assert!(is("$ A=b sudo ./node_modules/.bin/wrangler --config f hyperdrive create"));
+        assert!(!is("echo wrangler hyperdrive create"));
+        assert!(!is("wrangler create hyperdrive"));
+        let command = &commands("w \\\n --port=1 \\\n --host --port 2", 7)[0];
+        assert_eq!(command.flag(&["--port"]), Some(Flag { value: "2", line: 9 }));
+        assert_eq!(command.flag(&["--host"]), Some(Flag { value: "", line: 9 }));
+    }
+}

@@ -1,0 +1,110 @@
+//! What only several files of a set-up tell, or several parts of a guide.
+
+use super::Read;
+use super::report::{Report, Rule, shown};
+use super::shell::Command;
+
+/// How a set-up says that there is an Access application: the API, Terraform, Pulumi, and people.
+const ACCESS: &[&str] = &[
+    "access/apps",
+    "self_hosted",
+    "access_application",
+    "accessapplication",
+    "access application",
+    "access app ",
+    "access app,",
+    "self-hosted application",
+    "self-hosted app",
+];
+
+pub(super) fn lint(read: &[Read<'_>], report: &mut Report) {
+    let together = Together { read };
+    if together.by_vpc() {
+        together.quic(report);
+    }
+    if together.is_set_up_here() && (!together.by_vpc() || together.by_access()) {
+        together.hostnames(report);
+    }
+}
+
+struct Together<'r, 's> {
+    read: &'r [Read<'s>],
+}
+
+impl Together<'_, '_> {
+    fn commands(&self) -> impl Iterator<Item = &Command> {
+        self.read.iter().flat_map(|read| &read.commands)
+    }
+
+    /// Whether Hyperdrive goes by a Workers VPC service.
+    fn by_vpc(&self) -> bool {
+        self.commands().any(|command| {
+            command.is("wrangler", &["vpc", "service"])
+                || command.is("wrangler", &["hyperdrive"]) && command.has(&["--service-id"])
+        })
+    }
+
+    /// Whether it goes by a hostname.
+    fn by_access(&self) -> bool {
+        self.commands().any(|command| {
+            command.is("wrangler", &["hyperdrive"]) && command.has(&["--access-client-id"])
+        })
+    }
+
+    /// Whether the tunnel is made here, and not elsewhere or by hand.
+    fn is_set_up_here(&self) -> bool {
+        self.commands().any(|command| command.is("cloudflared", &["tunnel"]))
+    }
+
+    fn quic(&self, report: &mut Report) {
+        let wrong = "Workers VPC reaches only tunnels that speak QUIC";
+        let instead = "protocol: quic, or no protocol; UDP to port 7844 has to be let out";
+        for read in self.read {
+            let lines = read.ingress.iter().filter_map(|ingress| ingress.no_quic);
+            let flags =
+                read.commands.iter().filter(|command| command.is("cloudflared", &["tunnel"]));
+            let flags = flags.filter_map(|command| command.flag(&["--protocol"]));
+            let flags = flags.filter(|flag| flag.value == "http2").map(|flag| flag.line);
+            for line in lines.chain(flags) {
+                report.add(read.part.file, line, Rule::TunnelQuic, wrong, instead);
+            }
+        }
+    }
+
+    /// Each hostname has to be in DNS, and behind Access.
+    fn hostnames(&self, report: &mut Report) {
+        let has_access = self.read.iter().any(|read| {
+            let text = read.part.text().to_ascii_lowercase();
+            ACCESS.iter().any(|words| text.contains(words))
+        });
+        for read in self.read {
+            for (hostname, line) in read.ingress.iter().flat_map(|ingress| ingress.tcp()) {
+                let (what, instead) = match (self.has_route(hostname), has_access) {
+                    (true, true) => continue,
+                    (false, true) => ("no DNS route", ROUTE.to_owned()),
+                    (true, false) => (
+                        "no Access application, so that everybody can use it",
+                        APPLICATION.to_owned(),
+                    ),
+                    (false, false) => (
+                        "no DNS route and no Access application",
+                        format!("{ROUTE}; {APPLICATION}"),
+                    ),
+                };
+                let wrong = format!("`{}` has {what}", shown(hostname));
+                report.add(read.part.file, line, Rule::TunnelHostname, wrong, instead);
+            }
+        }
+    }
+
+    fn has_route(&self, hostname: &str) -> bool {
+        let is_it = |text: &str| text == hostname || text.contains(['$', '<']);
+        self.commands().any(|command| {
+            command.is("cloudflared", &["tunnel", "route", "dns"])
+                && command.words.last().is_some_and(|word| is_it(&word.text))
+        })
+    }
+}
+
+const ROUTE: &str = "cloudflared tunnel route dns TUNNEL HOSTNAME";
+const APPLICATION: &str = "a self-hosted Access application that lets in a service token";
