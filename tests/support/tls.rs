@@ -5,6 +5,7 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::pki_types::pem::PemObject;
@@ -15,6 +16,8 @@ use tidegate::mysql::packet::{HEADER_LEN, frame};
 
 use super::PATIENCE;
 use super::mysql::{greeting, read_packet};
+
+const A_WEEK: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// An authority, and a folder for what it signs.
 pub struct Authority {
@@ -36,6 +39,8 @@ pub enum Valid {
     Now,
     NoMore,
     NotYet,
+    /// But not for long.
+    Soon,
 }
 
 impl Authority {
@@ -82,6 +87,7 @@ impl Authority {
         match valid {
             Valid::Now => {}
             Valid::NoMore => params.not_after = date_time_ymd(2020, 1, 1),
+            Valid::Soon => params.not_after = (SystemTime::now() + A_WEEK).into(),
             Valid::NotYet => params.not_before = date_time_ymd(2090, 1, 1),
         }
         let certificate = params.signed_by(&key, issuer).unwrap().pem();
