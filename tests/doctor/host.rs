@@ -81,8 +81,9 @@ fn a_port_that_a_bridge_has_is_as_it_should_be() {
     let server = Fake::mysql().start();
     let bridge = Bridge::to(server).start();
     let [listen, admin] = [bridge.listen, bridge.admin].map(|address| address.to_string());
-    let flags = [&server.to_string(), "--listen", &listen, "--admin", &admin];
-    let report = Doctor::bare().flags(&flags.map(|flag| &*flag)).is_well();
+    let server = server.to_string();
+    let flags = [&*server, "--listen", &listen, "--admin", &admin];
+    let report = Doctor::bare().flags(&flags).is_well();
     assert!(report.evidence("host.port").contains("tidegate"), "{}", report.text);
 }
 

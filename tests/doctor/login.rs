@@ -27,6 +27,10 @@ causes! {
         real("CREATE OR REPLACE USER careful IDENTIFIED BY 'p' REQUIRE SSL", |doctor| {
             doctor.user("careful", "p").flags(&["--upstream-tls", "off"])
         }), stops_at "login.authentication" "access_denied";
+    an_account_that_is_locked:
+        real("CREATE OR REPLACE USER locked IDENTIFIED BY 'p' ACCOUNT LOCK", |doctor| {
+            doctor.user("locked", "p")
+        }), stops_at "login.authentication" "access_denied";
     a_database_that_is_not_there:
         real("", |doctor| doctor.user(USER, PASSWORD).flags(&["--database", "nowhere"])),
         stops_at "login.authentication" "unknown_database";
