@@ -17,6 +17,11 @@ causes! {
         named(|dns| dns.lie(PLAIN, Lie::NxDomain)), stops_at "name.address" "nxdomain";
     a_name_without_an_address:
         named(|dns| dns.set(PLAIN, &[], 60)), stops_at "name.address" "no_address";
+    an_alias_of_nothing:
+        named(|dns| {
+            dns.set(PLAIN, &[], 60);
+            dns.lie(PLAIN, Lie::Chain(vec![60, 60]));
+        }), stops_at "name.address" "no_address";
     a_dns_server_that_cannot_find_out:
         named(|dns| dns.lie(PLAIN, Lie::ServFail)), stops_at "name.address" "servfail";
     a_dns_server_that_does_not_tell:
@@ -91,6 +96,21 @@ fn private_and_carrier_grade_addresses_are_as_they_should_be() {
         let evidence = report.evidence("name.address");
         assert!(evidence.contains(address) && evidence.contains("60"), "with its TTL: {evidence}");
     }
+}
+
+#[test]
+fn of_a_mixed_answer_the_private_addresses_are_looked_at() {
+    let Some(doctor) = at(PRIVATELINK, &["3.112.7.9", "10.0.0.1"], &[]) else { return };
+    let report = doctor.is_well();
+    assert_eq!(report.one("address.connect")["subject"], "10.0.0.1:4000", "{}", report.text);
+}
+
+#[test]
+fn an_ipv6_address_without_a_way_to_it_is_no_failure_beside_ipv4() {
+    let Some(place) = Place::new(&["10.0.0.1"]) else { return };
+    place.serve(&Fake::gateway(), &["10.0.0.1"]);
+    let dns = place.dns("127.0.0.1", PRIVATELINK, &["10.0.0.1", "2001:db8::1"]);
+    place.asks(vec![dns], PRIVATELINK).finds(&[]);
 }
 
 #[test]
