@@ -5,9 +5,10 @@ use std::net::TcpStream;
 
 use crate::causes;
 use crate::fake::Fake;
-use crate::place::{Instance, Metadata, PRIVATELINK, Place, http_date};
+use crate::place::{Instance, Metadata, PRIVATELINK, PUBLIC, Place, http_date};
 use crate::run::Doctor;
 use crate::support::tcp::read_to_the_end;
+use crate::support::tls::{Authority, Valid};
 
 const FORBIDDEN: &[u8] =
     b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
@@ -40,6 +41,18 @@ fn looking(place: &Place, vendor: &str) -> Doctor {
 }
 
 #[test]
+fn another_region_than_that_of_the_way_in_for_everybody_is_no_more_than_far() {
+    let authority = Authority::new();
+    let fake = Fake::gateway().tls(&authority.sign(PUBLIC, Valid::Now));
+    let Some(place) = Place::new(&["3.112.7.9", Metadata::ADDRESS]) else { return };
+    place.serve(&fake, &["3.112.7.9"]);
+    let instance = Instance { region: "eu-west-1", zone_id: "euw1-az1", date: http_date(0) };
+    Metadata::of(&place, instance);
+    let dns = place.dns("127.0.0.1", PUBLIC, &["3.112.7.9"]);
+    place.asks(vec![dns], PUBLIC).on("Amazon EC2").warns("aws.region", "other_region");
+}
+
+#[test]
 fn the_gateways_region_is_as_it_should_be_and_the_zone_is_told() {
     let Some(doctor) = host("us-east-1", 0) else { return };
     let report = doctor.is_well();
@@ -58,6 +71,16 @@ fn hosts_that_are_not_in_ec2_send_nothing_there() {
         assert_eq!(metadata.visits(), 0, "{vendor}: {}", report.text);
         assert_eq!(report.statuses("aws.region"), ["skip"], "{vendor}: {}", report.text);
     }
+}
+
+#[test]
+fn metadata_that_is_pointed_at_is_asked_wherever_the_host_is() {
+    let instance = Instance { region: "eu-west-1", zone_id: "euw1-az1", date: http_date(0) };
+    let metadata = instance.start();
+    let doctor = Doctor::at(Fake::mysql().start()).flags(&["--metadata", &metadata.to_string()]);
+    let report = doctor.is_well();
+    assert!(report.evidence("aws.region").contains("eu-west-1"), "{}", report.text);
+    assert!(report.evidence("aws.zone").contains("euw1-az1"), "{}", report.text);
 }
 
 #[test]

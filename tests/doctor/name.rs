@@ -34,17 +34,23 @@ causes! {
             dns.lie_about(PLAIN, RecordType::AAAA, Lie::NoData);
         }), stops_at "name.address" "dns_timeout";
     a_dns_server_that_is_silent:
-        named(|dns| dns.lie(PLAIN, Lie::Silence)), stops_at "name.resolvers" "resolver_silent";
+        named(|dns| dns.lie(PLAIN, Lie::Silence)), stops_at "name.address" "dns_timeout";
     a_dns_server_that_answers_another_question:
-        named(|dns| dns.lie(PLAIN, Lie::WrongId)), stops_at "name.resolvers" "resolver_silent";
-    a_dns_server_that_is_not_there: not_there(), stops_at "name.resolvers" "resolver_silent";
+        named(|dns| dns.lie(PLAIN, Lie::WrongId)), stops_at "name.address" "dns_timeout";
+    a_dns_server_that_is_not_there: not_there(), stops_at "name.address" "dns_timeout";
     no_dns_server_at_all: no_server(), stops_at "name.resolvers" "no_resolver";
     two_dns_servers_of_different_opinions:
         Disagreement::of(&["10.0.0.1"], &["10.0.0.2"]), notes "name.agreement" "split_answers";
+    a_dns_server_that_knows_the_public_address_alone:
+        Disagreement::of(&["3.112.7.9"], &["10.0.0.1"]), notes "name.agreement" "split_answers";
+    a_dns_server_of_two_that_knows_no_such_name: unknown_to_one(),
+        notes "name.agreement" "split_answers";
     a_filter_that_takes_the_answer_away:
         Disagreement::of(&[], &["10.0.0.1"]), notes "name.private" "rebinding_filter";
     a_filter_that_answers_with_nowhere:
         Disagreement::of(&["0.0.0.0"], &["10.0.0.1"]), notes "name.private" "rebinding_filter";
+    a_filter_that_answers_with_nowhere_alone:
+        at(PRIVATELINK, &["0.0.0.0"], &[]), stops_at "name.private" "rebinding_filter";
     a_filter_that_answers_with_this_host:
         Disagreement::of(&["127.0.0.1"], &["10.0.0.1"]), notes "name.private" "rebinding_filter";
     a_private_name_with_a_public_address:
@@ -64,6 +70,15 @@ fn not_there() -> Doctor {
 /// A host that knows of none.
 fn no_server() -> Option<Doctor> {
     Some(Place::new(&[])?.doctor(PRIVATELINK).on(""))
+}
+
+/// Of two servers one has never heard of the name.
+fn unknown_to_one() -> Option<Doctor> {
+    let place = Place::new(&["10.0.0.1"])?;
+    place.serve(&Fake::gateway(), &["10.0.0.1"]);
+    let servers = ["127.0.0.2", "127.0.0.3"].map(|at| place.dns(at, PRIVATELINK, &["10.0.0.1"]));
+    servers[1].lie(PRIVATELINK, Lie::NxDomain);
+    Some(place.asks(servers.into(), PRIVATELINK))
 }
 
 /// A name with these addresses, at each of which there is a server.
@@ -201,7 +216,7 @@ fn the_hosts_file_counts() {
     let hosts = file("10.0.0.1 db.test\n");
     let bind = format!("mount --bind '{}' /etc/hosts && exec \"$@\"", hosts.display());
     let doctor = place.doctor(PLAIN).on("").around(&["sh", "-c", &bind, "sh"]);
-    doctor.keeping(hosts).is_well();
+    doctor.keeping(hosts).warns("name.address", "hosts_file");
 }
 
 #[test]

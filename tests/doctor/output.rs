@@ -69,7 +69,7 @@ fn a_host_on_which_nothing_works_is_told_what_is_first() {
     let doctor = || place.doctor(PRIVATELINK).on("").patience("3s");
     doctor().user("prefix.app", SECRET).stops_at("name.resolvers", "no_resolver");
     let unreachable = doctor().nameserver("10.0.0.53:53");
-    unreachable.stops_at("name.resolvers", "resolver_silent");
+    unreachable.stops_at("name.address", "dns_timeout");
     place.doctor("10.0.0.1").on("").stops_at("address.connect", "unreachable");
 }
 

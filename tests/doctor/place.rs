@@ -15,7 +15,7 @@ use crate::run::Doctor;
 use crate::support::namespace::Namespace;
 use crate::support::process::{command, installed, succeed};
 use crate::support::skip;
-use crate::support::tcp::serve;
+use crate::support::tcp::{listener, serve};
 
 /// The name of a private endpoint.
 pub const PRIVATELINK: &str = "gateway01-privatelink.us-east-1.prod.aws.tidbcloud.com";
@@ -169,6 +169,11 @@ impl Metadata {
 const TOKEN: &str = "AQAEAsometoken==";
 
 impl Instance {
+    /// On a free port of the loopback.
+    pub fn start(self) -> SocketAddr {
+        serve(&listener(), move |stream| self.answer(stream).unwrap_or_default())
+    }
+
     /// IMDSv2: a token for a PUT, and answers for a token.
     fn answer(&self, mut stream: TcpStream) -> Option<()> {
         let mut reader = BufReader::new(stream.try_clone().ok()?);

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
@@ -23,6 +24,7 @@ const A_WEEK: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pub ca: PathBuf,
+    organization: String,
     dir: TempDir,
 }
 
@@ -45,14 +47,17 @@ pub enum Valid {
 
 impl Authority {
     pub fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let organization = format!("authority {}", NEXT.fetch_add(1, Ordering::Relaxed));
         let dir = tempfile::tempdir().unwrap();
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "tidegate test authority");
+        params.distinguished_name.push(DnType::OrganizationName, &organization);
         let ca = dir.path().join("ca.pem");
         fs::write(&ca, params.self_signed(&key).unwrap().pem()).unwrap();
-        Self { issuer: Issuer::new(params, key), ca, dir }
+        Self { issuer: Issuer::new(params, key), ca, organization, dir }
     }
 
     /// A certificate for a name.
@@ -67,6 +72,7 @@ impl Authority {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.distinguished_name.push(DnType::CommonName, "between");
+        params.distinguished_name.push(DnType::OrganizationName, &self.organization);
         let between = params.signed_by(&key, &self.issuer).unwrap().pem();
         let rest = if is_whole { between.as_str() } else { "" };
         let file = format!("{name}-between-{is_whole}");
