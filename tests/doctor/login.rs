@@ -46,8 +46,6 @@ causes! {
         stops_at "login.authentication" "password_expired";
     a_user_who_has_all_connections_that_he_may: busy(),
         stops_at "login.authentication" "connection_limit";
-    a_name_without_the_prefix_that_the_gateway_needs: without_prefix(),
-        stops_at "login.user" "missing_prefix";
     a_gateway_that_misses_the_prefix:
         answered(1105, NO_PREFIX), stops_at "login.authentication" "prefix_rejected";
     a_gateway_that_wants_tls:
@@ -104,12 +102,15 @@ fn answered(code: u16, text: &'static str) -> Doctor {
     Doctor::at(Fake::gateway().refusing(code, text).start()).user("app", SECRET)
 }
 
-/// A gateway that serves many clusters, and a user of none of them.
-fn without_prefix() -> Option<Doctor> {
-    let place = Place::new(&["10.0.0.1"])?;
+/// Nobody is asked.
+#[test]
+fn a_user_without_the_prefix_that_the_gateway_needs_is_told_so() {
+    let Some(place) = Place::new(&["10.0.0.1"]) else { return };
     place.serve(&Fake::gateway().refusing(1105, NO_PREFIX), &["10.0.0.1"]);
     let dns = place.dns("127.0.0.1", PRIVATELINK, &["10.0.0.1"]);
-    Some(place.asks(vec![dns], PRIVATELINK).user("root", SECRET))
+    let doctor = place.asks(vec![dns], PRIVATELINK).user("root", SECRET);
+    let report = doctor.notes("login.user", "missing_prefix");
+    assert_eq!(report.statuses("login.authentication"), ["skip"], "{}", report.text);
 }
 
 #[test]

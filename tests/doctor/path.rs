@@ -14,7 +14,7 @@ causes! {
     packets_that_are_lost: routed("lost"), stops_at "address.connect" "connect_timeout";
     a_network_that_is_not_there: routed("none"), stops_at "address.connect" "unreachable";
     a_route_that_says_no: routed("unreachable"), stops_at "address.connect" "unreachable";
-    a_route_that_is_forbidden: routed("prohibit"), stops_at "address.connect" "unreachable";
+    a_route_that_is_forbidden: routed("prohibit"), stops_at "address.connect" "connect_forbidden";
     a_port_at_which_nobody_listens: refusing(), stops_at "address.connect" "connect_refused";
     an_end_after_the_connect:
         Doctor::at(acts(drop)), stops_at "mysql.greeting" "closed_after_accept";

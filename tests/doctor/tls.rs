@@ -31,11 +31,7 @@ causes! {
     a_certificate_without_the_one_above_it:
         shown(|ours| ours.sign_through_another(NAME, false)),
         stops_at "tls.certificate" "incomplete_chain";
-    old_tls_alone: breaking(|mut stream| {
-        // What a server says that has TLS 1.1 at the most: the alert protocol_version.
-        let _ = stream.write_all(&[21, 3, 2, 0, 2, 2, 70]);
-        let _ = read_to_the_end(&stream);
-    }), stops_at "tls.handshake" "tls_protocol";
+    old_tls_alone: alerting(70), stops_at "tls.handshake" "tls_protocol";
     a_real_server_of_old_tls_alone: mariadb_of_old_tls(), stops_at "tls.handshake" "tls_protocol";
     an_answer_that_is_not_tls:
         breaking(|mut stream| drop(stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n"))),
@@ -44,10 +40,8 @@ causes! {
     a_reset_in_the_middle_of_tls: breaking(reset), stops_at "tls.handshake" "tls_broken";
     silence_in_the_middle_of_tls:
         breaking(|stream| drop(read_to_the_end(&stream))), stops_at "tls.handshake" "tls_broken";
-    an_alert_in_the_middle_of_tls:
-        // handshake_failure
-        breaking(|mut stream| drop(stream.write_all(&[21, 3, 3, 0, 2, 2, 40]))),
-        stops_at "tls.handshake" "tls_broken";
+    ciphers_that_nobody_has_any_more: alerting(40), stops_at "tls.handshake" "tls_protocol";
+    an_alert_of_something_else: alerting(80), stops_at "tls.handshake" "tls_broken";
     a_real_certificate_of_a_strangers_authority:
         real(|db| db.certificates.wrong_ca.to_str().unwrap().to_owned(), "localhost"),
         stops_at "tls.certificate" "wrong_ca";
@@ -76,6 +70,15 @@ fn showing(mode: &str, pair: impl FnOnce(&Authority) -> Pair) -> Doctor {
 /// A server that does this when it was asked for TLS.
 fn breaking(act: impl Fn(TcpStream) + Clone + Send + 'static) -> Doctor {
     Doctor::at(asked_for_tls(act)).flags(&["--upstream-tls", "required"])
+}
+
+/// A server that answers with this fatal alert, in a record of TLS 1.1: 70 is protocol_version, 40
+/// handshake_failure, 80 internal_error.
+fn alerting(alert: u8) -> Doctor {
+    breaking(move |mut stream| {
+        let _ = stream.write_all(&[21, 3, 2, 0, 2, 2, alert]);
+        let _ = read_to_the_end(&stream);
+    })
 }
 
 /// A gateway that has to offer TLS, and does not.
