@@ -213,9 +213,10 @@ fn an_address_needs_no_dns() {
 fn the_hosts_file_counts() {
     let Some(place) = Place::new(&["10.0.0.1"]) else { return };
     place.serve(&Fake::mysql(), &["10.0.0.1"]);
+    let dns = place.dns("127.0.0.1", "other.test", &[]);
     let hosts = file("10.0.0.1 db.test\n");
     let bind = format!("mount --bind '{}' /etc/hosts && exec \"$@\"", hosts.display());
-    let doctor = place.doctor(PLAIN).on("").around(&["sh", "-c", &bind, "sh"]);
+    let doctor = place.asks(vec![dns], PLAIN).on("").around(&["sh", "-c", &bind, "sh"]);
     doctor.keeping(hosts).warns("name.address", "hosts_file");
 }
 
