@@ -7,7 +7,7 @@ use std::error::Error;
 use std::ffi::OsStr;
 use std::fs;
 use std::future::pending;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -18,6 +18,7 @@ use tidegate::cli::{self, Artefact, Cli, Command, Demo, Settings, Target};
 use tidegate::config::{self, Access, Config, ConfigError, Overrides, Raw, Source};
 use tidegate::control::{self, ControlError, Goal};
 use tidegate::demo::{self, DemoOptions};
+use tidegate::doctor::{self, Doctor, DoctorError, Lines, Status};
 use tidegate::drain::{Drain, Signals};
 use tidegate::load::{self, Plan, Scenario};
 use tidegate::log::{self, Chain};
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
             load(settings, &matches).and_then(|config| serve(config, || load(settings, &matches)))
         }
         Command::Check(settings) => load(settings, &matches).and_then(|config| check(&config)),
+        Command::Doctor(flags) => examine(flags, &matches),
         Command::Demo(demo) => show(demo),
         Command::Drain(drain) => begin_drain(drain, &matches),
         Command::Wait(wait) => wait_for(wait, &matches),
@@ -95,11 +97,25 @@ impl From<ConfigError> for Failure {
     }
 }
 
+impl From<DoctorError> for Failure {
+    fn from(error: DoctorError) -> Self {
+        match error {
+            DoctorError::Config(error) => error.into(),
+            error => Self::with_hint(&error, error.hint(), BAD_CONFIG),
+        }
+    }
+}
+
 fn load(settings: &Settings, matches: &ArgMatches) -> Result<Config, Failure> {
-    let file = settings.config.as_deref().map(read).transpose()?;
-    let config = config::load(file.as_ref().map(File::parts), &given(matches)?)?;
+    let config = finished(settings, &given(matches)?)?;
     app::preflight(&config).map_err(|error| Failure::building(&error, BAD_CONFIG))?;
     Ok(config)
+}
+
+/// The finished values, without a look at what they ask of this host.
+fn finished(settings: &Settings, given: &Overrides) -> Result<Config, Failure> {
+    let file = settings.config.as_deref().map(read).transpose()?;
+    Ok(config::load(file.as_ref().map(File::parts), given)?)
 }
 
 /// Prints the finished values, and what is to be said of the files that they name.
@@ -275,6 +291,39 @@ fn render_certificate(flags: &cli::Certificate) -> Result<(), Failure> {
         Failure::with_hint(&error, error.hint(), code)
     })?;
     say(&rendered.to_string())
+}
+
+/// Walks the path, and tells each finding at once or all at the end.
+fn examine(flags: &cli::Doctor, matches: &ArgMatches) -> Result<(), Failure> {
+    let given = given(matches)?;
+    let doctor = Doctor::new(finished(&flags.settings, &given)?, &given)?;
+    let runtime = control_runtime()?;
+    let findings = match flags.json {
+        true => {
+            let all = runtime.block_on(doctor.examine(|_| Ok::<(), Failure>(())))?;
+            say(&doctor::json(&all))?;
+            all
+        }
+        false => {
+            let lines = Lines::begin(io::stdout(), has_colours(), &doctor.gateways());
+            let mut lines = lines.map_err(Failure::running)?;
+            let all = runtime.block_on(doctor.examine(|finding| lines.tell(finding)));
+            let all = all.map_err(Failure::running)?;
+            lines.end(&all).map_err(Failure::running)?;
+            all
+        }
+    };
+    match doctor::overall(&findings) {
+        Status::Fail => Err(Failure { code: FAILED, message: "the path is broken".into() }),
+        _ => Ok(()),
+    }
+}
+
+/// Whether standard output is a terminal whose user has nothing against colours: <https://no-color.org>.
+fn has_colours() -> bool {
+    let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
+    let is_dumb = env::var_os("TERM").is_none_or(|term| term == "dumb");
+    io::stdout().is_terminal() && !is_set("NO_COLOR") && !is_dumb
 }
 
 fn load_test(scenario: &cli::Scenario, matches: &ArgMatches) -> Result<(), Failure> {
