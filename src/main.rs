@@ -56,8 +56,10 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => OK.into(),
         Err(Failure { code, message }) => {
-            // Not `eprintln!`, which panics when stderr is closed.
-            let _ = writeln!(io::stderr(), "tidegate: {message}");
+            if !message.is_empty() {
+                // Not `eprintln!`, which panics when stderr is closed.
+                let _ = writeln!(io::stderr(), "tidegate: {message}");
+            }
             code.into()
         }
     }
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
 
 struct Failure {
     code: u8,
+    /// For standard error; empty: all is said.
     message: String,
 }
 
@@ -314,7 +317,8 @@ fn examine(flags: &cli::Doctor, matches: &ArgMatches) -> Result<(), Failure> {
         }
     };
     match doctor::overall(&findings) {
-        Status::Fail => Err(Failure { code: FAILED, message: "the path is broken".into() }),
+        // The report has said it.
+        Status::Fail => Err(Failure { code: FAILED, message: String::new() }),
         _ => Ok(()),
     }
 }
