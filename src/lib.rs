@@ -11,11 +11,12 @@
 //! | 1 | [`net`] | listening (TCP and Unix), dialling, socket options, PROXY headers |
 //! | 2 | [`tls`] | TLS with each side: certificates, whom to trust |
 //! | 2 | [`relay`] | the data plane: bytes between two sockets |
-//! | 3 | [`mysql`] | the wire protocol, without I/O but for its client |
+//! | 3 | [`mysql`] | the wire protocol, without I/O but for its clients |
 //! | 4 | [`upstream`] | a gateway's name, its addresses, a way to one of them |
 //! | 5 | [`pool`] | connections to it that are there before their clients |
 //! | 6 | [`proxy`] | one connection's story |
 //! | 7 | [`admin`] | probes, metrics, status, drain over HTTP |
+//! | side | [`doctor`] | walks the path to a gateway, and names the step that is broken |
 //! | side | [`control`] | a client of a running bridge's admin endpoint |
 //! | side | [`render`] | certificates, and set-ups for Cloudflare and AWS from the configuration |
 //! | side | [`lint`] | what will not work in the files of such a set-up |
@@ -52,6 +53,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod demo;
+pub mod doctor;
 pub mod drain;
 pub mod lint;
 pub mod load;

@@ -7,7 +7,7 @@ use std::error::Error;
 use std::ffi::OsStr;
 use std::fs;
 use std::future::pending;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -18,6 +18,7 @@ use tidegate::cli::{self, Artefact, Cli, Command, Demo, Settings, Target};
 use tidegate::config::{self, Access, Config, ConfigError, Overrides, Raw, Source};
 use tidegate::control::{self, ControlError, Goal};
 use tidegate::demo::{self, DemoOptions};
+use tidegate::doctor::{self, Doctor, DoctorError, Lines, Status};
 use tidegate::drain::{Drain, Signals};
 use tidegate::lint;
 use tidegate::load::{self, Plan, Scenario};
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
             load(settings, &matches).and_then(|config| serve(config, || load(settings, &matches)))
         }
         Command::Check(settings) => load(settings, &matches).and_then(|config| check(&config)),
+        Command::Doctor(flags) => examine(flags, &matches),
         Command::Demo(demo) => show(demo),
         Command::Drain(drain) => begin_drain(drain, &matches),
         Command::Wait(wait) => wait_for(wait, &matches),
@@ -57,8 +59,8 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => OK.into(),
         Err(Failure { code, message }) => {
-            // Not `eprintln!`, which panics when stderr is closed.
             if !message.is_empty() {
+                // Not `eprintln!`, which panics when stderr is closed.
                 let _ = writeln!(io::stderr(), "tidegate: {message}");
             }
             code.into()
@@ -68,7 +70,7 @@ fn main() -> ExitCode {
 
 struct Failure {
     code: u8,
-    /// Nothing, if all is said already.
+    /// For standard error; empty: all is said.
     message: String,
 }
 
@@ -101,16 +103,25 @@ impl From<ConfigError> for Failure {
     }
 }
 
-/// The configuration that is meant, its files not looked at.
-fn join(settings: &Settings, matches: &ArgMatches) -> Result<Config, Failure> {
-    let file = settings.config.as_deref().map(read).transpose()?;
-    Ok(config::load(file.as_ref().map(File::parts), &given(matches)?)?)
+impl From<DoctorError> for Failure {
+    fn from(error: DoctorError) -> Self {
+        match error {
+            DoctorError::Config(error) => error.into(),
+            error => Self::with_hint(&error, error.hint(), BAD_CONFIG),
+        }
+    }
 }
 
 fn load(settings: &Settings, matches: &ArgMatches) -> Result<Config, Failure> {
-    let config = join(settings, matches)?;
+    let config = finished(settings, &given(matches)?)?;
     app::preflight(&config).map_err(|error| Failure::building(&error, BAD_CONFIG))?;
     Ok(config)
+}
+
+/// The finished values, without a look at what they ask of this host.
+fn finished(settings: &Settings, given: &Overrides) -> Result<Config, Failure> {
+    let file = settings.config.as_deref().map(read).transpose()?;
+    Ok(config::load(file.as_ref().map(File::parts), given)?)
 }
 
 /// Prints the finished values, and what is to be said of the files that they name.
@@ -278,7 +289,7 @@ fn render(artefact: &Artefact, matches: &ArgMatches) -> Result<(), Failure> {
         Artefact::AwsCli(flags) => (render::aws_cli::render, flags),
     };
     // The files that it names are on the bridge's host, and this may be another.
-    let config = join(&flags.settings, matches)?;
+    let config = finished(&flags.settings, &given(matches)?)?;
     let failed = |error: SetUpError| {
         let code = match &error {
             _ if error.is_usage() => USAGE,
@@ -322,6 +333,40 @@ fn render_certificate(flags: &cli::Certificate) -> Result<(), Failure> {
         Failure::with_hint(&error, error.hint(), code)
     })?;
     say(&rendered.to_string())
+}
+
+/// Walks the path, and tells each finding at once or all at the end.
+fn examine(flags: &cli::Doctor, matches: &ArgMatches) -> Result<(), Failure> {
+    let given = given(matches)?;
+    let doctor = Doctor::new(finished(&flags.settings, &given)?, &given)?;
+    let runtime = control_runtime()?;
+    let findings = match flags.json {
+        true => {
+            let all = runtime.block_on(doctor.examine(|_| Ok::<(), Failure>(())))?;
+            say(&doctor::json(&all))?;
+            all
+        }
+        false => {
+            let lines = Lines::begin(io::stdout(), has_colours(), &doctor.gateways());
+            let mut lines = lines.map_err(Failure::running)?;
+            let all = runtime.block_on(doctor.examine(|finding| lines.tell(finding)));
+            let all = all.map_err(Failure::running)?;
+            lines.end(&all).map_err(Failure::running)?;
+            all
+        }
+    };
+    match doctor::overall(&findings) {
+        // The report has said it.
+        Status::Fail => Err(Failure { code: FAILED, message: String::new() }),
+        _ => Ok(()),
+    }
+}
+
+/// Whether standard output is a terminal whose user has nothing against colours: <https://no-color.org>.
+fn has_colours() -> bool {
+    let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
+    let is_dumb = env::var_os("TERM").is_none_or(|term| term == "dumb");
+    io::stdout().is_terminal() && !is_set("NO_COLOR") && !is_dumb
 }
 
 fn load_test(scenario: &cli::Scenario, matches: &ArgMatches) -> Result<(), Failure> {

@@ -1,5 +1,6 @@
 //! The command line: types and help texts, no behaviour.
 
+mod doctor;
 mod lint;
 mod load;
 mod render;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+pub use doctor::Doctor;
 pub use lint::Lint;
 pub use load::{Load, Scenario};
 pub use render::{Artefact, Certificate, SetUp};
@@ -21,7 +23,7 @@ Exit codes:
   1   failed while running: a port is taken, a second signal, a step of the demo, a bridge that
       does not answer, refuses, or is not what it was waited for in time; a load test that
       cannot begin, or that broke a bound; a file that cannot be written, or is there already;
-      findings of lint
+      findings of lint; a step of the path that doctor has found broken
   2   wrong usage: an unknown flag, a flag's bad value, a file that lint cannot read
   78  bad configuration: the file or an environment variable (EX_CONFIG)";
 
@@ -48,6 +50,13 @@ pub enum Command {
     /// Takes what `run` takes, and prints what `run` would run on, in the shape of the file.
     #[command(after_help = EXIT_CODES)]
     Check(Settings),
+    /// Walks the path to the gateway, and names the step that is broken.
+    ///
+    /// Takes what `run` takes and looks at what `run` would run on: this host, the name and its DNS
+    /// servers, each address, the server's greeting, its TLS and, with --user, a log-in. Tells a line
+    /// each as it goes, and for what is broken the likely cause and what to do. Takes 30 s at the most.
+    #[command(after_help = EXIT_CODES)]
+    Doctor(Box<Doctor>),
     /// Shows the whole bridge on embedded parts; needs no network and no server.
     #[command(after_help = EXIT_CODES)]
     Demo(Demo),
@@ -87,7 +96,7 @@ pub enum Command {
     },
 }
 
-/// Flags of `run` and `check`. Each argument's id is its key's name, so what was given can be
+/// Flags of `run`, `check` and `doctor`. Each argument's id is its key's name, so what was given can be
 /// handed to the configuration without another list.
 #[derive(Debug, Args)]
 pub struct Settings {

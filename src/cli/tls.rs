@@ -1,4 +1,4 @@
-//! The flags of TLS of `run` and `check`.
+//! The flags of TLS of `run`, `check` and `doctor`.
 
 use clap::{ArgAction, Args};
 

@@ -1,7 +1,10 @@
 //! How a key is looked up: its override before what its section says, and each value parsed.
 
+use std::fs;
+
 use super::error::ConfigError;
 use super::file::{Overrides, Raw, Section, Source};
+use super::parsers::path;
 
 /// A section under the overrides: how one key is looked up.
 pub(super) struct Keys<'s> {
@@ -94,6 +97,16 @@ impl Overrides {
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Result<Vec<T>, ConfigError> {
         self.0.get(key).map_or_else(|| Ok(Vec::new()), |raw| parse_all(raw, key, parse))
+    }
+
+    /// What is in `password_file`, without the line end.
+    pub fn password(&self) -> Result<Option<String>, ConfigError> {
+        let Some(file) = self.optional("password_file", path)? else { return Ok(None) };
+        let text = fs::read_to_string(&file).map_err(|error| {
+            let why = format!("cannot be read: {error}");
+            self.refuse("password_file", &why, "a file with the password in its only line")
+        })?;
+        Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
     }
 
     /// A setting that cannot be used, although its value can be read.

@@ -1,13 +1,13 @@
 //! A [`Plan`] from what was given.
 
-use std::fs;
 use std::time::Duration;
 
-use super::plan::{Login, Plan, Scenario, Tls};
+use super::plan::{Plan, Scenario};
 use crate::config::parsers::{default_threads, duration, path, positive_duration, threads};
 use crate::config::{ConfigError, Gateway, Overrides, UpstreamTls};
 use crate::log::Chain;
-use crate::tls::client::{connector, server_name};
+use crate::mysql::login::Login;
+use crate::tls::client::{Connector, connector, server_name};
 
 const MIB: u64 = 1024 * 1024;
 const GIB: u64 = 1024 * MIB;
@@ -50,10 +50,11 @@ impl Plan {
         Ok(Self {
             login: Login {
                 user: given.optional("user", text)?.unwrap_or_else(|| "root".to_owned()),
-                password: password(given)?,
+                password: given.password()?.unwrap_or_default(),
                 database: given.optional("database", text)?,
-                tls: tls(given, &target)?,
+                program: "tidegate load",
             },
+            tls: tls(given, &target)?,
             target,
             scenario,
             connections,
@@ -69,7 +70,7 @@ impl Plan {
     }
 }
 
-fn tls(given: &Overrides, target: &Gateway) -> Result<Option<Tls>, ConfigError> {
+fn tls(given: &Overrides, target: &Gateway) -> Result<Option<Connector>, ConfigError> {
     let mode = given.optional("tls", mode)?.unwrap_or(UpstreamTls::Off);
     let ca = given.optional("tls_ca", path)?;
     if ca.is_some() && !mode.is_verified() {
@@ -88,26 +89,16 @@ fn tls(given: &Overrides, target: &Gateway) -> Result<Option<Tls>, ConfigError> 
         let why = "a certificate cannot be for this name";
         given.refuse("target", why, "--tls-server-name says for which it is")
     })?;
-    let connector = connector(mode, ca.as_deref()).map_err(|error| {
+    connector(mode, ca.as_deref(), name).map_err(|error| {
         let hint = "--tls-ca: a file of certificates in PEM form";
         given.refuse("tls_ca", &Chain(&error).to_string(), hint)
-    })?;
-    Ok(connector.map(|connector| Tls { connector, name }))
+    })
 }
 
 /// The words of `upstream_tls`, but for the one that leaves it to others.
 fn mode(text: &str) -> Result<UpstreamTls, String> {
     let mode = text.parse().ok().filter(|mode| *mode != UpstreamTls::Passthrough);
     mode.ok_or_else(|| "expected off, required, verify-ca or verify-identity".into())
-}
-
-fn password(given: &Overrides) -> Result<String, ConfigError> {
-    let Some(file) = given.optional("password_file", path)? else { return Ok(String::new()) };
-    let text = fs::read_to_string(&file).map_err(|error| {
-        let why = format!("cannot be read: {error}");
-        given.refuse("password_file", &why, "a file with the password in its only line")
-    })?;
-    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 fn text(text: &str) -> Result<String, String> {

@@ -6,7 +6,7 @@
 //! | --- | --- |
 //! | `plan`, `flags` | what is to be done, and how flags say it |
 //! | `worker`, `pace` | the threads, their connections, and the clock of an open loop |
-//! | `session`, `handshake`, `channel` | one connection, its log-in, its packets |
+//! | `session` | one connection: its steps, and what is asked on it |
 //! | `record` | what is measured, as it comes |
 //! | `report`, `text`, `page`, `plot` | what is told of it: as JSON, text and HTML |
 //! | `compare` | two reports side by side |
@@ -18,13 +18,9 @@
 //! all will do to see whether that works, and then looks once a second at the records: the progress
 //! line and the report's intervals come from there.
 
-mod channel;
 mod compare;
 mod error;
 mod flags;
-mod handshake;
-#[cfg(test)]
-mod handshake_tests;
 mod pace;
 mod page;
 mod plan;
@@ -53,7 +49,7 @@ use crate::upstream::{LookupError, resolve};
 pub use compare::compare;
 pub use error::SessionError;
 use pace::Pace;
-pub use plan::{Figure, Login, Plan, Scenario, Slo, Tls, Weighted};
+pub use plan::{Figure, Plan, Scenario, Slo, Weighted};
 use record::Lately;
 use report::Interval;
 pub use report::Report;
@@ -158,7 +154,7 @@ async fn try_once(
     mut addresses: Vec<SocketAddr>,
     statements: &[Weighted],
 ) -> Result<Vec<SocketAddr>, SessionError> {
-    let (mut session, _) = Session::open(&plan.login, &addresses, plan.timeout).await?;
+    let (mut session, _) = Session::open(plan, &addresses).await?;
     addresses.retain(|address| address.is_ipv4() == session.peer().is_ipv4());
     for statement in 0..statements.len().max(1) {
         operate(&plan.scenario, statements, &mut session, statement).await?;

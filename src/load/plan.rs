@@ -4,10 +4,9 @@ use std::fmt::{self, Display};
 use std::str::FromStr;
 use std::time::Duration;
 
-use rustls::pki_types::ServerName;
-use tokio_rustls::TlsConnector;
-
 use crate::config::Gateway;
+use crate::mysql::login::Login;
+use crate::tls::client::Connector;
 
 /// Longest row that `bulk` asks for: under every server's default of `max_allowed_packet`.
 const LONGEST_ROW: u64 = 8 * 1024 * 1024;
@@ -21,6 +20,8 @@ pub struct Plan {
     pub target: Gateway,
     /// Who is to log in.
     pub login: Login,
+    /// TLS, which is asked for.
+    pub tls: Option<Connector>,
     /// With what.
     pub scenario: Scenario,
     /// Connections at a time.
@@ -41,28 +42,6 @@ pub struct Plan {
     pub slos: Vec<Slo>,
     /// Share of failed operations from which on the run has failed.
     pub max_error_rate: f64,
-}
-
-/// A user, and the way to log in.
-#[derive(Clone)]
-pub struct Login {
-    /// Name; a TiDB Cloud user has a prefix.
-    pub user: String,
-    /// Password; empty: none.
-    pub password: String,
-    /// Database to begin in.
-    pub database: Option<String>,
-    /// TLS is asked for.
-    pub tls: Option<Tls>,
-}
-
-/// How connections become secure.
-#[derive(Clone)]
-pub struct Tls {
-    /// Whom to trust.
-    pub connector: TlsConnector,
-    /// The name in the server's certificate.
-    pub name: ServerName<'static>,
 }
 
 /// What is done again and again.
@@ -196,18 +175,6 @@ fn rows_of(bytes: u64) -> String {
     rows.join(" UNION ALL ")
 }
 
-impl fmt::Debug for Login {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { user, password: _, database, tls } = self;
-        f.debug_struct("Login")
-            .field("user", user)
-            .field("password", &"****")
-            .field("database", database)
-            .field("tls", &tls.as_ref().map(|tls| &tls.name))
-            .finish()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,12 +206,5 @@ mod tests {
         assert_eq!(rows_of(5), "SELECT REPEAT('x', 5)");
         let two = "SELECT REPEAT('x', 8388608) UNION ALL SELECT REPEAT('x', 1)";
         assert_eq!(rows_of(LONGEST_ROW + 1), two);
-    }
-
-    #[test]
-    fn a_password_is_not_shown() {
-        let login =
-            Login { user: "u".into(), password: "secret".into(), database: None, tls: None };
-        assert!(!format!("{login:?}").contains("secret"));
     }
 }

@@ -202,8 +202,8 @@ fn add(all: &mut Latencies, one: &Latencies) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::error::Problem;
     use super::*;
+    use crate::mysql::error::Problem as Wire;
 
     #[test]
     fn a_rate_is_of_what_ends_in_time_and_a_latency_of_what_is_due_in_it() {
@@ -229,7 +229,7 @@ mod tests {
             assert_eq!(record.latencies().len(), latencies, "{since} to {ended}");
 
             let mut record = Record::new(1, at(1000)..=at(2000));
-            let error = SessionError::new(Step::Answer, Problem::Closed);
+            let error = SessionError::new(Step::Answer, Wire::Closed.into());
             record.note(at(since), at(ended), Err(&error), 0);
             assert_eq!((record.in_time, record.errors), (0, latencies), "{since} to {ended}");
         }

@@ -232,7 +232,7 @@ impl Report {
             },
             rate: plan.rate,
             threads: plan.threads,
-            tls: plan.login.tls.is_some(),
+            tls: plan.tls.is_some(),
             seconds,
             is_whole,
             done: latencies.len(),

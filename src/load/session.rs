@@ -1,8 +1,4 @@
 //! One connection of a load test: opened step by step with the time of each, then asked.
-//!
-//! Packets and passwords are those of the drivers `mysql` and `mysql_async`: their crate
-//! mysql_common reads and writes them. The drivers themselves open a connection in one call, which
-//! does not tell its steps apart.
 
 use std::mem;
 use std::net::SocketAddr;
@@ -16,11 +12,12 @@ use mysql_common::packets::{CommonOkPacket, OldEofPacket, ResultSetTerminator};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::channel::{Channel, Next};
 use super::error::{Problem, SessionError, Step};
-use super::handshake::{ask_for_tls, authenticate, greeting};
-use super::plan::Login;
+use super::plan::Plan;
 use crate::config::Tcp;
+use crate::mysql::channel::{Channel, Next};
+use crate::mysql::error::Problem as Wire;
+use crate::mysql::login::{ask_for_tls, authenticate, greeting};
 use crate::net::connect::connect;
 
 /// How long a server may take to close after a COM_QUIT.
@@ -50,28 +47,35 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Connects to the first of the addresses that answers, and logs in. Each step may take as long
-    /// as `patience`.
+    /// Connects to the first of the addresses that answers, and logs in as the plan says. Each step
+    /// may take as long as its `timeout`.
     pub async fn open(
-        login: &Login,
+        plan: &Plan,
         addresses: &[SocketAddr],
-        patience: Duration,
     ) -> Result<(Self, Times), SessionError> {
+        let Plan { login, tls, timeout: patience, .. } = plan;
+        let patience = *patience;
         let mut laps = Laps { began: Instant::now(), times: Times::default(), patience };
         let failed = |problem| SessionError::new(Step::Tcp, problem);
         let (stream, peer) = dial(addresses, patience).await.map_err(failed)?;
         laps.passed(Step::Tcp);
         let mut channel = Channel::new(stream);
-        let greeted = greeting(&mut channel, login);
+        let greeted = async {
+            let greeting = greeting(&mut channel).await?;
+            match tls.is_some() && !greeting.offers_tls() {
+                true => Err(Wire::NoTls.into()),
+                false => Ok(greeting),
+            }
+        };
         let greeting = laps.run(Step::Greeting, greeted).await?;
-        if let Some(tls) = &login.tls {
+        if let Some(tls) = tls {
             let secured = async {
-                ask_for_tls(&mut channel, &greeting).await?;
-                channel.secure(tls).await
+                ask_for_tls(&mut channel, &greeting, login).await?;
+                Ok(channel.secure(tls).await?)
             };
             channel = laps.run(Step::Tls, secured).await?;
         }
-        let authenticated = authenticate(&mut channel, greeting, login);
+        let authenticated = async { Ok(authenticate(&mut channel, &greeting, login).await?) };
         laps.run(Step::Authentication, authenticated).await?;
         Ok((Self { channel, peer, patience }, laps.times))
     }
@@ -87,7 +91,8 @@ impl Session {
         within(self.patience, Step::Answer, async {
             channel.command(COM_PING, &[]).await?;
             let next = channel.next().await?;
-            channel.ok::<CommonOkPacket>(next).await.map(drop)
+            channel.ok::<CommonOkPacket>(next).await?;
+            Ok(())
         })
         .await
     }
@@ -175,7 +180,7 @@ async fn dial(
             Err(error) => failed = failed.or(Some(Problem::Connect(*address, error))),
         }
     }
-    Err(failed.unwrap_or(Problem::Closed))
+    Err(failed.unwrap_or(Wire::Closed.into()))
 }
 
 /// Reads one result, and whether there is another.
@@ -212,13 +217,13 @@ async fn result(channel: &mut Channel, bytes: &mut u64) -> Result<bool, Problem>
 
 async fn end(channel: &mut Channel, next: Next, has_eof: bool) -> Result<StatusFlags, Problem> {
     match has_eof {
-        true => channel.ok::<OldEofPacket>(next).await,
-        false => channel.ok::<ResultSetTerminator>(next).await,
+        true => Ok(channel.ok::<OldEofPacket>(next).await?),
+        false => Ok(channel.ok::<ResultSetTerminator>(next).await?),
     }
 }
 
 /// A length-encoded number.
 fn length(payload: &[u8]) -> Result<u64, Problem> {
     let number = ParseBuf(payload).parse::<RawInt<LenEnc>>(());
-    Ok(number.map_err(|_| Problem::Malformed("no number of columns"))?.0)
+    Ok(number.map_err(|_| Wire::Malformed("no number of columns"))?.0)
 }

@@ -12,11 +12,12 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::error::{Problem, SessionError, Step};
+use super::error::{SessionError, Step};
 use super::pace::Pace;
 use super::plan::{Plan, Scenario, Weighted};
 use super::record::Record;
 use super::session::Session;
+use crate::mysql::error::Problem as Wire;
 
 /// Between two tries of a connection that cannot be opened.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -113,8 +114,8 @@ async fn carry(thread: usize, run: &Arc<Run>, record: &Shared) {
     }
     while let Some(ended) = connections.join_next().await {
         if ended.is_err() {
-            let panicked = Problem::Malformed("this program panicked over what the server said");
-            lock(record).failed(&SessionError::new(Step::Answer, panicked), Duration::ZERO);
+            let panicked = Wire::Malformed("this program panicked over what the server said");
+            lock(record).failed(&SessionError::new(Step::Answer, panicked.into()), Duration::ZERO);
         }
     }
 }
@@ -133,7 +134,7 @@ async fn connect(number: usize, run: &Run, record: &Shared) {
     let addresses = run.addresses(number);
     while let Some(since) = due(run).await {
         let began = Instant::now();
-        let opened = Session::open(&run.plan.login, &addresses, run.plan.timeout).await;
+        let opened = Session::open(&run.plan, &addresses).await;
         let (mut session, times) = match opened {
             Ok(opened) => opened,
             Err(error) => {
@@ -204,7 +205,7 @@ async fn open(
     addresses: &[SocketAddr],
 ) -> Result<Session, SessionError> {
     let plan = &run.plan;
-    let (session, times) = Session::open(&plan.login, addresses, plan.timeout).await?;
+    let (session, times) = Session::open(plan, addresses).await?;
     lock(record).opened(&times);
     Ok(session)
 }

@@ -86,7 +86,15 @@ impl Greeting {
     /// nevertheless: it gives each unknown user a plugin at random (`decoy_user`), to tell nobody
     /// which users there are. No password, as every plugin refuses that without a further question.
     pub fn failing_login(&self) -> Vec<u8> {
-        let capabilities = PROTOCOL_41 | SECURE_CONNECTION | (self.capabilities & PLUGIN_AUTH);
+        frame(1, &self.failing_response(false))
+    }
+
+    /// Its payload; inside TLS it says that it is.
+    pub(super) fn failing_response(&self, is_tls: bool) -> Vec<u8> {
+        let mut capabilities = PROTOCOL_41 | SECURE_CONNECTION | (self.capabilities & PLUGIN_AUTH);
+        if is_tls {
+            capabilities |= SSL;
+        }
         let mut payload = Vec::with_capacity(96);
         payload.extend_from_slice(&capabilities.to_le_bytes());
         payload.extend_from_slice(&0x00ff_ffff_u32.to_le_bytes());
@@ -99,7 +107,7 @@ impl Greeting {
             payload.extend_from_slice(&self.plugin);
             payload.push(0);
         }
-        frame(1, &payload)
+        payload
     }
 }
 

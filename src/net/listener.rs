@@ -29,8 +29,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_
 ///
 /// The first is bound without `SO_REUSEPORT`, so that a port that another process holds is refused
 /// even when that process allows sharing; then sharing is switched on and the others join.
-/// `tcp` are the options of the connections. `beside_own`: this process holds the port already, by
-/// another address that covers this one or is covered by it.
+/// `tcp` are the connections' options. `beside_own`: this process has the port, at an address like it.
 pub fn bind(
     address: SocketAddr,
     count: usize,
@@ -55,6 +54,11 @@ pub fn bind(
         socket.listen(BACKLOG)?;
     }
     Ok((address, sockets.into_iter().map(|socket| Socket::Tcp(socket.into())).collect()))
+}
+
+/// Whether [`bind`] could have an address now; it does not listen, so nobody is let in.
+pub fn try_bind(address: SocketAddr) -> io::Result<()> {
+    open(address)?.bind(&address.into())
 }
 
 /// Makes `count` handles of a socket that listens already.

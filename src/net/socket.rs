@@ -70,7 +70,10 @@ pub struct TcpInfo {
     /// Window probes without an answer; 1 is one on its way.
     pub probes: u8,
     backoff_to_wscale: [u8; 4],
-    rto_to_rcv_mss: [u32; 4],
+    rto_and_ato: [u32; 2],
+    /// Largest segment that is sent.
+    pub snd_mss: u32,
+    rcv_mss: u32,
     /// Segments sent and not acknowledged; window probes do not count.
     pub unacked: u32,
     sacked_to_fackets: [u32; 4],
@@ -79,7 +82,9 @@ pub struct TcpInfo {
     pub last_data_recv: u32,
     /// Since the last acknowledgement came, milliseconds.
     pub last_ack_recv: u32,
-    pmtu_and_rcv_ssthresh: [u32; 2],
+    /// Largest packet that the path is known to take.
+    pub pmtu: u32,
+    rcv_ssthresh: u32,
     /// Smoothed round-trip time, microseconds.
     pub rtt: u32,
     rttvar_to_rcv_space: [u32; 7],
@@ -223,6 +228,14 @@ mod tests {
         assert_eq!(
             std::mem::offset_of!(TcpInfo, notsent_bytes),
             std::mem::offset_of!(libc::tcp_info, tcpi_notsent_bytes)
+        );
+        assert_eq!(
+            std::mem::offset_of!(TcpInfo, snd_mss),
+            std::mem::offset_of!(libc::tcp_info, tcpi_snd_mss)
+        );
+        assert_eq!(
+            std::mem::offset_of!(TcpInfo, pmtu),
+            std::mem::offset_of!(libc::tcp_info, tcpi_pmtu)
         );
         assert_eq!(
             std::mem::offset_of!(TcpInfo, last_ack_recv),

@@ -206,6 +206,15 @@ pub fn preflight(path: &Path, settings: &UnixSocket) -> Result<(), BindError> {
     is_a_socket(path).map(drop)
 }
 
+/// Whether [`bind`] could have a path now.
+pub fn try_bind(path: &Path, settings: &UnixSocket) -> Result<(), BindError> {
+    preflight(path, settings)?;
+    match is_a_socket(path)? && is_served(path).map_err(BindError::Unclear)? {
+        true => Err(BindError::Served),
+        false => Ok(()),
+    }
+}
+
 /// Binds, dresses and opens a socket, in this order. Under the lock: what fails is removed here.
 fn make(path: &Path, settings: &UnixSocket) -> Result<(UnixListener, SocketFile), BindError> {
     let UnixSocket { mode, owner } = settings;

@@ -98,9 +98,28 @@ pub fn paragraph(text: &str) -> String {
     wrapped(&harmless(text), WIDTH).into_iter().map(|line| line + "\n").collect()
 }
 
+/// Lines that begin at a column, the first wrapped to the width of a table; those after it are commands,
+/// set in and never broken.
+pub fn hanging(text: &str, indent: usize) -> String {
+    let mut lines = text.split('\n').map(harmless);
+    let first = lines.next().unwrap_or_default();
+    let prose = wrapped(&first, WIDTH.saturating_sub(indent + GAP));
+    let (margin, deeper) = (" ".repeat(indent), " ".repeat(indent + GAP));
+    let prose = prose.iter().enumerate().map(|(number, line)| match number {
+        0 => format!("{margin}{line}\n"),
+        _ => format!("{deeper}{line}\n"),
+    });
+    prose.chain(lines.map(|line| format!("{deeper}{line}\n"))).collect()
+}
+
 /// Without what could steer a terminal.
 pub fn harmless(line: &str) -> String {
-    line.chars().filter(|c| !c.is_control()).collect()
+    line.chars().filter(|c| !c.is_control() && !turns_text_around(*c)).collect()
+}
+
+/// The marks of Unicode's bidirectional text, by which a line can be made to read as another.
+fn turns_text_around(c: char) -> bool {
+    matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Breaks a line between words so that none is longer than `room`, but for words that are.
@@ -167,7 +186,7 @@ mod tests {
 
     #[test]
     fn what_could_steer_a_terminal_is_left_out() {
-        let text = table(&[["\u{1b}[31mred", "1", "\r\u{7}x"]]);
+        let text = table(&[["\u{1b}[31mred", "1", "\r\u{7}\u{202e}x\u{2066}"]]);
         assert_eq!(text, "NAME     N  WHY\n[31mred  1  x\n");
     }
 }

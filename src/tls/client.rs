@@ -1,10 +1,11 @@
 //! TLS as a client: whom to trust, and how far to look.
 
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
+use rustls::client::{Resumption, WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::{WebPkiSupportedAlgorithms, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
@@ -52,14 +53,7 @@ impl UpstreamLeg {
         };
         let name = settings.tls_server_name.as_deref().unwrap_or(host);
         let name = server_name(name)?;
-        let pair = match (&settings.tls_client_cert, &settings.tls_client_key) {
-            (Some(certificate), Some(key)) => {
-                let keys = ["tls_client_cert", "tls_client_key"];
-                let provider = aws_lc_rs::default_provider();
-                Some(cert::pair(keys, [certificate, key], &provider)?)
-            }
-            _ => None,
-        };
+        let pair = own_pair(settings)?;
         let trusted = trust.roots().cloned();
         let shown = pair.as_ref().map(|pair| pair.certified.cert.clone());
         let warnings = pair.as_ref().map(|pair| pair.warnings.clone()).unwrap_or_default();
@@ -90,17 +84,53 @@ impl UpstreamLeg {
     }
 }
 
-/// What makes connections secure: every one from the start, none by an earlier one's ticket. `None`:
-/// nothing does.
-pub fn connector(mode: UpstreamTls, ca: Option<&Path>) -> Result<Option<TlsConnector>, TlsError> {
+/// What makes connections secure.
+#[derive(Clone)]
+pub struct Connector {
+    /// Begins TLS.
+    pub begin: TlsConnector,
+    /// The name in the server's certificate.
+    pub name: ServerName<'static>,
+    /// Whether it looks at the certificate, so that the server is not just anybody.
+    pub is_verified: bool,
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { begin: _, name, is_verified } = self;
+        let mut shown = f.debug_struct("Connector");
+        shown.field("name", name).field("is_verified", is_verified).finish_non_exhaustive()
+    }
+}
+
+/// What makes every connection secure from the start, none by an earlier one's ticket. `None`: nothing
+/// does.
+pub fn connector(
+    mode: UpstreamTls,
+    ca: Option<&Path>,
+    name: ServerName<'static>,
+) -> Result<Option<Connector>, TlsError> {
     let Some(trust) = Trust::of(mode, ca)? else { return Ok(None) };
     let mut config = trust.into_config(None)?;
     config.resumption = Resumption::disabled();
-    Ok(Some(TlsConnector::from(Arc::new(config))))
+    let begin = TlsConnector::from(Arc::new(config));
+    Ok(Some(Connector { begin, name, is_verified: mode.is_verified() }))
+}
+
+/// The certificate that is shown to a server that asks for one, and its key.
+pub(super) fn own_pair(settings: &Origination) -> Result<Option<Pair>, TlsError> {
+    match (&settings.tls_client_cert, &settings.tls_client_key) {
+        (Some(certificate), Some(key)) => {
+            let keys = ["tls_client_cert", "tls_client_key"];
+            let provider = aws_lc_rs::default_provider();
+            cert::pair(keys, [certificate, key], &provider).map(Some)
+        }
+        _ => Ok(None),
+    }
 }
 
 /// What is asked of a server's certificate.
-enum Trust {
+pub(super) enum Trust {
     /// Nothing: whoever answers may read along.
     Anyone,
     /// That one of these authorities has signed it.
@@ -111,7 +141,7 @@ enum Trust {
 
 impl Trust {
     /// Trusts the authorities in `ca`, or those of the system. `None`: no TLS is spoken.
-    fn of(mode: UpstreamTls, ca: Option<&Path>) -> Result<Option<Self>, TlsError> {
+    pub fn of(mode: UpstreamTls, ca: Option<&Path>) -> Result<Option<Self>, TlsError> {
         let roots = || match ca {
             Some(path) => cert::roots("tls_ca", path).map(Arc::new),
             None => system_roots().map(Arc::new),
@@ -131,20 +161,29 @@ impl Trust {
         }
     }
 
-    /// `own` is the certificate that is shown to a server that asks for one.
-    fn into_config(self, own: Option<Pair>) -> Result<ClientConfig, TlsError> {
+    /// What looks at certificates.
+    pub fn verifier(self) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
         let provider = aws_lc_rs::default_provider();
         let algorithms = provider.signature_verification_algorithms;
-        let builder = ClientConfig::builder_with_provider(Arc::new(provider))
-            .with_safe_default_protocol_versions()?;
-        let nameless = |roots| Arc::new(Nameless { roots, algorithms });
-        let builder = match self {
-            Self::Named(roots) => builder.with_root_certificates(roots),
-            Self::Signed(roots) => {
-                builder.dangerous().with_custom_certificate_verifier(nameless(Some(roots)))
+        let roots = match self {
+            Self::Named(roots) => {
+                let built = WebPkiServerVerifier::builder_with_provider(roots, provider.into());
+                let built = built.build();
+                return Ok(built.map_err(|error| rustls::Error::General(error.to_string()))?);
             }
-            Self::Anyone => builder.dangerous().with_custom_certificate_verifier(nameless(None)),
+            Self::Signed(roots) => Some(roots),
+            Self::Anyone => None,
         };
+        Ok(Arc::new(Nameless { roots, algorithms }))
+    }
+
+    /// `own` is the certificate that is shown to a server that asks for one.
+    pub fn into_config(self, own: Option<Pair>) -> Result<ClientConfig, TlsError> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .dangerous()
+            .with_custom_certificate_verifier(self.verifier()?);
         Ok(match own {
             None => builder.with_no_client_auth(),
             Some(Pair { certified, .. }) => {

@@ -3,6 +3,7 @@
 pub mod cert;
 pub mod client;
 mod error;
+pub mod look;
 pub mod reason;
 pub mod server;
 #[cfg(test)]

@@ -38,17 +38,23 @@ use endpoint::EndpointState;
 use health::Standing;
 use lines::Lines;
 use pick::Candidate;
-use resolver::{Family, Resolver};
+use resolver::Resolver;
 
 pub use endpoint::{Endpoint, InUse};
 pub use error::Unreachable;
-pub use resolver::LookupError;
+pub use guard::private_only;
+pub use resolver::{Answer, Family, Heard, LookupError, ask_each};
+
+/// What the bridge finds for a name now: in the hosts file, or by its DNS servers (empty: the system's).
+pub async fn look_up(nameservers: &[SocketAddr], host: &str) -> Result<Answer, LookupError> {
+    Resolver::new(nameservers, host).lookup().await
+}
 
 /// The addresses of a host now, without a guard; an address is its own.
 pub async fn resolve(host: &str) -> Result<Vec<IpAddr>, LookupError> {
     match host.parse() {
         Ok(address) => Ok(vec![address]),
-        Err(_) => Ok(Resolver::new(&[], host).lookup().await?.addresses),
+        Err(_) => Ok(look_up(&[], host).await?.addresses),
     }
 }
 

@@ -7,10 +7,10 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::panic::resume_unwind;
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{NameServerConfig, ResolverConfig, ResolverOpts};
+use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
@@ -32,8 +32,8 @@ const NEXT_SERVER: Duration = Duration::from_millis(500);
 const OTHER_TYPE: Duration = Duration::from_secs(1);
 
 /// A name's addresses.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Answer {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
     /// IPv4 first, each family in the order of the answer, without repetitions; never empty.
     pub addresses: Vec<IpAddr>,
     /// The lowest TTL on the way to them.
@@ -65,12 +65,15 @@ impl Answer {
 
 /// IPv4 or IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Family {
+pub enum Family {
+    /// A records.
     V4,
+    /// AAAA records.
     V6,
 }
 
 impl Family {
+    /// An address's.
     pub fn of(address: IpAddr) -> Self {
         if address.is_ipv4() { Self::V4 } else { Self::V6 }
     }
@@ -153,6 +156,42 @@ fn code_name(code: ResponseCode) -> String {
     }
 }
 
+/// What one DNS server says when it is asked alone.
+#[derive(Debug)]
+pub struct Heard {
+    /// The server.
+    pub server: SocketAddr,
+    /// Until it had answered for both address types, or was given up.
+    pub took: Duration,
+    /// Its answer.
+    pub said: Result<Answer, LookupError>,
+}
+
+/// Asks each DNS server alone, all at once, and not the hosts file; in the order of the servers. Those
+/// of the system if `nameservers` is empty.
+pub async fn ask_each(nameservers: &[SocketAddr], host: &str) -> Result<Vec<Heard>, LookupError> {
+    let resolver = Resolver::new(nameservers, host);
+    let mut heard = Vec::new();
+    for (server, alone) in resolver.servers(ResolveHosts::Never)? {
+        let host = host.to_owned();
+        let began = Instant::now();
+        let asked = tokio::spawn(async move {
+            let said = ask(&[alone], &host).await;
+            (began.elapsed(), said)
+        });
+        heard.push((server, began, asked));
+    }
+    let mut all = Vec::new();
+    for (server, began, asked) in heard {
+        let (took, said) = match asked.await {
+            Ok((took, said)) => (took, said),
+            Err(_) => (began.elapsed(), Err(LookupError::Panicked(host.to_owned()))),
+        };
+        all.push(Heard { server, took, said });
+    }
+    Ok(all)
+}
+
 /// A name, and the DNS servers to ask for it.
 #[derive(Debug, Clone)]
 pub(super) struct Resolver {
@@ -166,7 +205,7 @@ impl Resolver {
         Self { nameservers: nameservers.to_vec(), host: host.to_owned() }
     }
 
-    /// Asks for A and AAAA at once; one of them is enough.
+    /// The bridge's own way to ask: the hosts file, then the servers.
     ///
     /// A panic is an error like others: the look-ups must go on as long as the bridge does.
     pub async fn lookup(&self) -> Result<Answer, LookupError> {
@@ -176,36 +215,17 @@ impl Resolver {
     }
 
     async fn ask(&self) -> Result<Answer, LookupError> {
-        let servers = self.servers()?;
-        let v4 = first_answer(&servers, &self.host, RecordType::A);
-        let v6 = first_answer(&servers, &self.host, RecordType::AAAA);
-        let (v4, v6) = both(v4, v6).await;
-        let mut answer = Answer { addresses: Vec::new(), ttl: Duration::MAX, missing: None };
-        let mut none = None;
-        let mut failed = None;
-        for (family, lookup) in [(Family::V4, v4), (Family::V6, v6)] {
-            match lookup {
-                Some(Ok(lookup)) => answer.add(&lookup),
-                Some(Err(error)) if says_none(&error) => none = none.or(Some(error)),
-                Some(Err(error)) => {
-                    answer.missing = Some(family);
-                    failed = failed.or(Some(error));
-                }
-                None => answer.missing = Some(family),
-            }
-        }
-        if !answer.addresses.is_empty() {
-            return Ok(answer);
-        }
-        match failed.or(none) {
-            Some(error) => Err(LookupError::of(&self.host, error)),
-            None => Err(LookupError::NoAddress(self.host.clone())),
-        }
+        let servers = self.servers(ResolveHosts::Auto)?;
+        let servers: Vec<_> = servers.into_iter().map(|(_, server)| server).collect();
+        ask(&servers, &self.host).await
     }
 
     /// A resolver for each DNS server, in the order to ask them. They last for one look-up: built
     /// anew, they see a change of `/etc/resolv.conf` or of the hosts file.
-    fn servers(&self) -> Result<Vec<TokioResolver>, LookupError> {
+    fn servers(
+        &self,
+        hosts: ResolveHosts,
+    ) -> Result<Vec<(SocketAddr, TokioResolver)>, LookupError> {
         let (config, mut options) = match self.nameservers.as_slice() {
             [] => read_system_conf().map_err(LookupError::System)?,
             servers => {
@@ -219,15 +239,47 @@ impl Resolver {
         // What failed is asked for again by the next server, and by the next look-up.
         options.attempts = 0;
         options.cache_size = 0;
+        options.use_hosts_file = hosts;
         let (domain, search, servers) = config.into_parts();
-        let alone = |server| {
+        let alone = |server: NameServerConfig| {
+            let port = server.connections.first().map_or(53, |connection| connection.port);
+            let address = SocketAddr::new(server.ip, port);
             let config = ResolverConfig::from_parts(domain.clone(), search.clone(), vec![server]);
             TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
                 .with_options(options.clone())
                 .build()
+                .map(|resolver| (address, resolver))
                 .map_err(LookupError::System)
         };
         servers.into_iter().map(alone).collect()
+    }
+}
+
+/// Asks for A and AAAA at once; one of them is enough.
+async fn ask(servers: &[TokioResolver], host: &str) -> Result<Answer, LookupError> {
+    let v4 = first_answer(servers, host, RecordType::A);
+    let v6 = first_answer(servers, host, RecordType::AAAA);
+    let (v4, v6) = both(v4, v6).await;
+    let mut answer = Answer { addresses: Vec::new(), ttl: Duration::MAX, missing: None };
+    let mut none = None;
+    let mut failed = None;
+    for (family, lookup) in [(Family::V4, v4), (Family::V6, v6)] {
+        match lookup {
+            Some(Ok(lookup)) => answer.add(&lookup),
+            Some(Err(error)) if says_none(&error) => none = none.or(Some(error)),
+            Some(Err(error)) => {
+                answer.missing = Some(family);
+                failed = failed.or(Some(error));
+            }
+            None => answer.missing = Some(family),
+        }
+    }
+    if !answer.addresses.is_empty() {
+        return Ok(answer);
+    }
+    match failed.or(none) {
+        Some(error) => Err(LookupError::of(host, error)),
+        None => Err(LookupError::NoAddress(host.to_owned())),
     }
 }
 

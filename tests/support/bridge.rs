@@ -477,7 +477,7 @@ const PASS_AND_RUN: &str = r#"export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@" 3<&0 
 pub const TIDEGATE: &str = env!("CARGO_BIN_EXE_tidegate");
 
 /// The binary where every user can reach it: the way to the build folder may be closed to others.
-fn copy_for_all() -> TempDir {
+pub fn copy_for_all() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     fs::copy(TIDEGATE, folder.path().join("tidegate")).unwrap();
@@ -530,7 +530,8 @@ pub fn tidegate_inside(namespace: &Namespace, args: &[&str]) -> Output {
     output(command)
 }
 
-fn without_settings(command: &mut Command) {
+/// No setting of whoever runs the tests.
+pub fn without_settings(command: &mut Command) {
     for (name, _) in
         env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TIDEGATE_"))
     {

@@ -5,6 +5,8 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, SystemTime};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::pki_types::pem::PemObject;
@@ -16,10 +18,13 @@ use tidegate::mysql::packet::{HEADER_LEN, frame};
 use super::PATIENCE;
 use super::mysql::{greeting, read_packet};
 
+const A_WEEK: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
 /// An authority, and a folder for what it signs.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pub ca: PathBuf,
+    organization: String,
     dir: TempDir,
 }
 
@@ -36,18 +41,23 @@ pub enum Valid {
     Now,
     NoMore,
     NotYet,
+    /// But not for long.
+    Soon,
 }
 
 impl Authority {
     pub fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let organization = format!("authority {}", NEXT.fetch_add(1, Ordering::Relaxed));
         let dir = tempfile::tempdir().unwrap();
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "tidegate test authority");
+        params.distinguished_name.push(DnType::OrganizationName, &organization);
         let ca = dir.path().join("ca.pem");
         fs::write(&ca, params.self_signed(&key).unwrap().pem()).unwrap();
-        Self { issuer: Issuer::new(params, key), ca, dir }
+        Self { issuer: Issuer::new(params, key), ca, organization, dir }
     }
 
     /// A certificate for a name.
@@ -62,6 +72,7 @@ impl Authority {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.distinguished_name.push(DnType::CommonName, "between");
+        params.distinguished_name.push(DnType::OrganizationName, &self.organization);
         let between = params.signed_by(&key, &self.issuer).unwrap().pem();
         let rest = if is_whole { between.as_str() } else { "" };
         let file = format!("{name}-between-{is_whole}");
@@ -82,6 +93,7 @@ impl Authority {
         match valid {
             Valid::Now => {}
             Valid::NoMore => params.not_after = date_time_ymd(2020, 1, 1),
+            Valid::Soon => params.not_after = (SystemTime::now() + A_WEEK).into(),
             Valid::NotYet => params.not_before = date_time_ymd(2090, 1, 1),
         }
         let certificate = params.signed_by(&key, issuer).unwrap().pem();

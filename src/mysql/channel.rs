@@ -10,15 +10,16 @@ use mysql_common::constants::{CapabilityFlags, StatusFlags};
 use mysql_common::io::ParseBuf;
 use mysql_common::packets::{ErrPacket, OkPacketDeserializer, OkPacketKind};
 use mysql_common::proto::MySerialize;
+use rustls::ClientConnection;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
 use super::error::{Problem, Refusal};
-use super::plan::Tls;
-use crate::mysql::packet::{HEADER_LEN, payload_length};
+use super::packet::{HEADER_LEN, payload_length};
 use crate::show::table::harmless;
+use crate::tls::client::Connector;
 
 /// A payload of this length is continued by the next packet.
 const FULL: usize = 0xff_ffff;
@@ -38,19 +39,21 @@ type Wire = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// A connection, and where its packets are.
 #[derive(Debug)]
-pub(super) struct Channel {
+pub struct Channel {
     wire: BufReader<Wire>,
     /// The sequence id of the next packet that is sent.
     sequence: u8,
     out: Vec<u8>,
     kept: Vec<u8>,
+    /// Somebody has looked whose server it is.
+    is_verified: bool,
     /// What both sides can do: how packets read.
     pub capabilities: CapabilityFlags,
 }
 
 /// A packet whose payload is still to be read or skipped.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Next {
+pub struct Next {
     length: usize,
     /// The first byte tells what it is.
     pub first: u8,
@@ -64,6 +67,7 @@ impl Next {
 }
 
 impl Channel {
+    /// Begins where the greeting is due.
     pub fn new(stream: TcpStream) -> Self {
         Self::over(Either::Left(stream), 0)
     }
@@ -74,29 +78,50 @@ impl Channel {
             sequence,
             out: Vec::new(),
             kept: Vec::new(),
+            is_verified: false,
             // Until it is agreed.
             capabilities: CapabilityFlags::CLIENT_PROTOCOL_41,
         }
     }
 
     /// The same connection under TLS.
-    pub async fn secure(self, tls: &Tls) -> Result<Self, Problem> {
+    pub async fn secure(self, tls: &Connector) -> Result<Self, Problem> {
         if !self.wire.buffer().is_empty() {
             return Err(Problem::Malformed("the server speaks before TLS begins"));
         }
         let Either::Left(plain) = self.wire.into_inner() else {
             return Err(Problem::Malformed("TLS inside TLS"));
         };
-        let secure = tls.connector.connect(tls.name.clone(), plain);
+        let secure = tls.begin.connect(tls.name.clone(), plain);
         let secure = secure.await.map_err(Problem::Tls)?;
         Ok(Self {
             capabilities: self.capabilities,
+            is_verified: tls.is_verified,
             ..Self::over(Either::Right(Box::new(secure)), self.sequence)
         })
     }
 
+    /// Whether it is inside TLS.
     pub fn is_secure(&self) -> bool {
-        matches!(self.wire.get_ref(), Either::Right(_))
+        self.tls().is_some()
+    }
+
+    /// Whether it is inside TLS, and somebody has looked whose server it is.
+    pub fn is_verified(&self) -> bool {
+        self.is_secure() && self.is_verified
+    }
+
+    /// Somebody has looked whose server it is, in another way than the connector's.
+    pub fn has_been_verified(&mut self) {
+        self.is_verified = true;
+    }
+
+    /// To ask what was agreed.
+    pub fn tls(&self) -> Option<&ClientConnection> {
+        match self.wire.get_ref() {
+            Either::Left(_) => None,
+            Either::Right(secure) => Some(secure.get_ref().1),
+        }
     }
 
     /// Begins a command.
@@ -109,6 +134,7 @@ impl Channel {
         .await
     }
 
+    /// Sends a packet with the sequence id that is due.
     pub async fn send(&mut self, packet: &impl MySerialize) -> Result<(), Problem> {
         self.write(|out| packet.serialize(out)).await
     }
@@ -213,7 +239,7 @@ impl Channel {
 }
 
 /// An ERR packet as an error.
-pub(super) fn refusal(payload: &[u8], capabilities: CapabilityFlags) -> Problem {
+pub fn refusal(payload: &[u8], capabilities: CapabilityFlags) -> Problem {
     // In the place of a greeting it has no SQLSTATE, whatever is agreed later.
     let has_state = payload.get(3) == Some(&b'#');
     let capabilities = match has_state {
@@ -230,5 +256,17 @@ pub(super) fn refusal(payload: &[u8], capabilities: CapabilityFlags) -> Problem 
             message: harmless(&error.message_str()),
         }),
         _ => Problem::Malformed("an ERR packet cannot be read"),
+    }
+}
+
+/// A payload as it is.
+pub struct Raw<'a>(
+    /// Its bytes.
+    pub &'a [u8],
+);
+
+impl MySerialize for Raw<'_> {
+    fn serialize(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.0);
     }
 }

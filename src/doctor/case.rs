@@ -1,0 +1,114 @@
+//! One upstream on its way through the checks.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use super::aws::Instance;
+use super::finding::Finding;
+use super::{address, greeting, hyperdrive, journey, login, name, tls};
+use crate::config::{self, Listener, Protocol, Tcp, UpstreamTls};
+use crate::mysql::login::Login;
+use crate::tls::look::Look;
+use crate::upstream::plan::{Plan, Service};
+
+/// When everything must have been said.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deadline(Instant);
+
+impl Deadline {
+    pub fn after(time: Duration) -> Self {
+        Self(Instant::now() + time)
+    }
+
+    pub fn end(self) -> Instant {
+        self.0
+    }
+
+    /// As long as this, or what is left.
+    pub fn within(self, most: Duration) -> Duration {
+        most.min(self.0.saturating_duration_since(Instant::now()))
+    }
+}
+
+/// An upstream, and what is known of it before it is looked at.
+#[derive(Debug)]
+pub(super) struct Case {
+    pub upstream: config::Upstream,
+    /// Those that forward to it.
+    pub listeners: Vec<Listener>,
+    pub plan: Option<Plan>,
+    pub tcp: Tcp,
+    pub nameservers: Vec<SocketAddr>,
+    pub look: Look,
+    pub login: Option<Login>,
+    pub instance: Arc<Instance>,
+    pub deadline: Deadline,
+    pub findings: UnboundedSender<Finding>,
+    /// Connections, which end in order also when nobody waits for what they meet any more.
+    pub tasks: TaskTracker,
+}
+
+impl Case {
+    /// Looks at it step by step. A step that could not be taken leaves the next ones without what they
+    /// need, and they say so.
+    pub async fn examine(self) {
+        name::pattern(&self);
+        let addresses = name::examine(&self).await;
+        let journeys = journey::begin(&self, &addresses);
+        let open = address::examine(&self, journeys).await;
+        let greeted = greeting::examine(&self, open).await;
+        let secured = tls::examine(&self, greeted).await;
+        let met = login::examine(&self, secured).await;
+        hyperdrive::examine(&self, &addresses, &met);
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    pub fn tell(&self, finding: Finding) {
+        let finding = Finding { upstream: Some(self.upstream.name.clone()), ..finding };
+        // Nobody listens any more when the report cannot be written.
+        let _ = self.findings.send(finding);
+    }
+
+    pub fn tell_all(&self, findings: impl IntoIterator<Item = Finding>) {
+        findings.into_iter().for_each(|finding| self.tell(finding));
+    }
+
+    /// Checks that were not made.
+    pub fn skip(&self, checks: &[&'static str], why: &str) {
+        self.tell_all(checks.iter().map(|check| Finding::skip(check, why)));
+    }
+
+    pub fn mode(&self) -> UpstreamTls {
+        self.upstream.tls.upstream_tls
+    }
+
+    /// Whether nobody is let in without TLS: the settings ask for it, or the public gateways do.
+    pub fn needs_tls(&self) -> bool {
+        let is_public =
+            self.is_service(Service::Starter) && !self.upstream.gateway.is_privatelink();
+        self.mode().is_spoken() || (is_public && self.mode() == UpstreamTls::Passthrough)
+    }
+
+    pub fn host(&self) -> &str {
+        &self.upstream.gateway.host
+    }
+
+    pub fn port(&self) -> u16 {
+        self.upstream.gateway.port
+    }
+
+    /// Whether MySQL's protocol is spoken, and not any other.
+    pub fn is_mysql(&self) -> bool {
+        self.listeners.iter().any(|listener| listener.protocol == Protocol::Mysql)
+    }
+
+    pub fn is_service(&self, service: Service) -> bool {
+        self.plan.as_ref().is_some_and(|plan| plan.service == service)
+    }
+}

@@ -1,0 +1,85 @@
+//! What Cloudflare's Hyperdrive would say of it.
+//!
+//! Source: Cloudflare's documentation of Hyperdrive ("Supported databases and features",
+//! "Troubleshoot and debug"): TLS always, two plugins, no private addresses as the origin.
+
+use std::net::SocketAddr;
+
+use super::case::Case;
+use super::finding::Finding;
+use super::login::Met;
+use crate::config::{ClientTls, UpstreamTls, is_public};
+
+const ORIGIN: &str = "hyperdrive.origin";
+const TLS: &str = "hyperdrive.tls";
+const PLUGIN: &str = "hyperdrive.plugin";
+/// Those that it speaks.
+const PLUGINS: [&str; 2] = ["caching_sha2_password", "mysql_native_password"];
+
+/// Looks at what is known.
+pub(super) fn examine(case: &Case, addresses: &[SocketAddr], met: &Met) {
+    if !case.is_mysql() {
+        case.skip(&[ORIGIN, TLS, PLUGIN], "protocol = \"tcp\": Hyperdrive is not for it");
+        return;
+    }
+    case.tell(origin(case, addresses));
+    case.tell(tls(case, met));
+    case.tell(plugin(met));
+}
+
+fn origin(case: &Case, addresses: &[SocketAddr]) -> Finding {
+    let also = &case.upstream.private_cidrs;
+    let is_private = |address: &SocketAddr| !is_public(address.ip(), also);
+    match addresses.iter().find(|address| is_private(address)) {
+        _ if addresses.is_empty() => Finding::skip(ORIGIN, "there is no address"),
+        None => Finding::ok(ORIGIN, "the gateway is public: it can be the origin itself"),
+        // What most gateways are, and so nothing to be warned of each time.
+        Some(address) => Finding::ok(
+            ORIGIN,
+            format!(
+                "{} is private, which Hyperdrive takes for no origin (errors 2008, 2009): give it this \
+                 bridge, by a Workers VPC service or a tunnel's hostname",
+                address.ip()
+            ),
+        ),
+    }
+}
+
+/// As a client of the bridge sees it.
+fn tls(case: &Case, met: &Met) -> Finding {
+    if let Some(listener) =
+        case.listeners.iter().find(|listener| listener.tls.client_tls != ClientTls::Off)
+    {
+        return Finding::ok(TLS, format!("the listener {} offers it", listener.name));
+    }
+    let none = |why: &str| {
+        Finding::warn(TLS, "no_tls_for_hyperdrive", why)
+            .likely("Hyperdrive speaks nothing but TLS with its origin (error 2012)")
+            .hint(
+                "let the bridge offer it: client_tls = \"required\", with tls_cert and tls_key; \
+                 nothing needs to be done without Hyperdrive",
+            )
+    };
+    match (case.mode(), &met.greeted) {
+        (UpstreamTls::Passthrough, None) => Finding::skip(TLS, "no server has greeted"),
+        (UpstreamTls::Passthrough, Some(greeted)) if greeted.offers_tls => {
+            Finding::ok(TLS, "the server offers it, through the bridge")
+        }
+        (UpstreamTls::Passthrough, Some(_)) => none("neither the server nor the bridge offers it"),
+        _ => none("client_tls = \"off\": the bridge offers clients none"),
+    }
+}
+
+fn plugin(met: &Met) -> Finding {
+    let (plugin, whose) = match (&met.plugin, &met.greeted) {
+        (Some(plugin), _) => (plugin, "the user's"),
+        (None, Some(greeted)) => (&greeted.plugin, "the server's default"),
+        (None, None) => return Finding::skip(PLUGIN, "no server has greeted"),
+    };
+    match PLUGINS.contains(&plugin.as_str()) {
+        true => Finding::ok(PLUGIN, format!("{plugin} ({whose})")),
+        false => Finding::warn(PLUGIN, "plugin_for_hyperdrive", format!("{plugin} ({whose})"))
+            .likely(format!("Hyperdrive speaks only {}", PLUGINS.join(" and ")))
+            .hint("give its user one of them: ALTER USER … IDENTIFIED WITH … BY …"),
+    }
+}
