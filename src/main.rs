@@ -4,18 +4,16 @@
 use std::convert::Infallible;
 use std::env;
 use std::error::Error;
-use std::ffi::OsStr;
 use std::fs;
 use std::future::pending;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use tidegate::app::{self, App, BuildError};
-use tidegate::cli::{self, Artefact, Cli, Command, Demo, Settings, Target};
-use tidegate::config::{self, Access, Config, ConfigError, Overrides, Raw, Source};
+use tidegate::cli::{self, Artefact, Cli, Command, Demo, Settings, Target, given};
+use tidegate::config::{self, Access, Config, ConfigError, Overrides};
 use tidegate::control::{self, ControlError, Goal};
 use tidegate::demo::{self, DemoOptions};
 use tidegate::doctor::{self, Doctor, DoctorError, Lines, Status};
@@ -163,48 +161,6 @@ fn read(path: &Path) -> Result<File, Failure> {
             Err(Failure { code: BAD_CONFIG, message })
         }
     }
-}
-
-/// The flags and variables that were given, by key.
-fn given(matches: &ArgMatches) -> Result<Overrides, ConfigError> {
-    let mut given = Overrides::default();
-    let cli = Cli::command();
-    let (mut command, mut arguments) = (&cli, matches);
-    while let Some((name, below)) = arguments.subcommand() {
-        let Some(known) = command.find_subcommand(name) else { break };
-        (command, arguments) = (known, below);
-    }
-    let mut variables = Vec::new();
-    for argument in command.get_arguments() {
-        let id = argument.get_id().as_str();
-        let variable = argument.get_env().map(|name| name.to_string_lossy().into_owned());
-        variables.extend(variable.clone());
-        let source = match (arguments.value_source(id), argument.get_long(), variable) {
-            (Some(ValueSource::CommandLine), Some(flag), _) => Source::Flag(format!("--{flag}")),
-            (Some(ValueSource::CommandLine), None, _) => Source::Flag(id.to_ascii_uppercase()),
-            (Some(ValueSource::EnvVariable), _, Some(variable)) => Source::Env(variable),
-            _ => continue,
-        };
-        let values = arguments.get_raw(id).into_iter().flatten();
-        let values: Vec<_> = values.map(|value| value.to_string_lossy().into_owned()).collect();
-        // An empty variable is how a deployment says "not set".
-        let unset = matches!(source, Source::Env(_)) && values.iter().all(String::is_empty);
-        if !unset && id != "config" {
-            given.0.insert(id.to_owned(), Raw { values, source });
-        }
-    }
-    // A variable of another command is no misspelt one of this: a pod sets them for all.
-    let elsewhere = variables_of(&cli);
-    let set = env::vars_os().filter(|(name, _)| !elsewhere.contains(&name.as_os_str()));
-    let set = set.filter_map(|(name, _)| name.into_string().ok());
-    config::check_variables(set, &variables)?;
-    Ok(given)
-}
-
-/// The environment variables of a command and of those below it.
-fn variables_of(command: &clap::Command) -> Vec<&OsStr> {
-    let own = command.get_arguments().filter_map(clap::Arg::get_env);
-    own.chain(command.get_subcommands().flat_map(variables_of)).collect()
 }
 
 /// Runs the bridge; `reload` reads its configuration again.

@@ -1,6 +1,7 @@
-//! The command line: types and help texts, no behaviour.
+//! The command line: types and help texts, and what was given by them.
 
 mod doctor;
+mod given;
 mod lint;
 mod load;
 mod render;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 pub use doctor::Doctor;
+pub use given::given;
 pub use lint::Lint;
 pub use load::{Load, Scenario};
 pub use render::{Artefact, Certificate, SetUp};
