@@ -62,7 +62,12 @@ fn every_scenario_measures_a_mariadb() {
                 let [often, rarely] = [0, 1].map(|n| number(&report["statements"][n], "done"));
                 assert!((often / rarely - 3.0).abs() < 1.0, "{often} and {rarely}");
             }
-            "bulk" => assert!(number(&report, "bytes_per_second") >= 2e6, "{report}"),
+            "bulk" => {
+                // Both are of those that ended in time; on a busy machine that may be none.
+                let bytes = number(&report, "throughput") * f64::from(10 << 20);
+                let told = number(&report, "bytes_per_second");
+                assert!((bytes * 0.99..=bytes * 1.01).contains(&told), "{report}");
+            }
             "idle" => assert_eq!(done, 20.0),
             _ => {}
         }
