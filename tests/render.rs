@@ -74,6 +74,11 @@ fn cloudflared_is_led_to_each_listener_and_ends_with_a_catch_all_rule() {
     assert_eq!(ingress(&text), expected);
     let text = said(&["cloudflared", "--config", path(&file), "--listener", "reports"]);
     assert_eq!(ingress(&text), [["<HOSTNAME>", "tcp://[::1]:4001"], ["", "http_status:404"]]);
+    // Names that differ only in what a placeholder cannot have.
+    let alike = TWO.replace("\"app\"", "\"a.b\"").replace("\"reports\"", "\"a-b\"");
+    let hostnames = ingress(&said(&["cloudflared", "--config", path(&self::file(&alike))]));
+    assert_eq!(hostnames[0][0], "<HOSTNAME_A_B>");
+    assert_eq!(hostnames[1][0], "<HOSTNAME_A_B_2>");
     // The Access application is JSON.
     let json = text.split("--json '").nth(2).unwrap().split("}'").next().unwrap();
     let json = json.replace("\n#", "\n") + "}";
@@ -101,13 +106,13 @@ fn every_value_that_is_left_open_is_listed_at_the_end() {
             let listed = |line: &str| {
                 let line = line.trim_start_matches(['#', '/']);
                 let name = line.strip_prefix("   ")?.split(' ').next()?;
-                (!name.is_empty()).then(|| name.trim_matches(['<', '>']).to_owned())
+                (!name.is_empty()).then(|| name.trim_matches(['<', '>', '$']).to_owned())
             };
             let listed: BTreeSet<_> = list.lines().skip(1).filter_map(listed).collect();
             let is_script = text.starts_with("#!");
             let open: BTreeSet<_> = match is_script {
                 true => words(before, "${", &[":?", ":-"]),
-                false => words(before, "<", &[">"]),
+                false => &words(before, "<", &[">"]) | &words(before, "$", &["\""]),
             };
             assert_eq!(open, listed, "{}:\n{text}", file.display());
         }
