@@ -238,6 +238,11 @@ fn nothing_is_made_where_it_could_not_work() {
             "{calls:?}"
         );
     }
+    // What was made before the endpoint is refused would be in the way of the next run.
+    let (output, calls) = aws().run(&["aws-cli", STARTER], SERVICE, &[("CONFLICT", "1")]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(calls.last().unwrap().contains("[delete-security-group]"), "{calls:?}");
+    assert!(calls.last().unwrap().contains("[--group-id][sg-new]"), "{calls:?}");
     let aws = Aws::new(&["pending", "rejected"], STARTER);
     let (output, _) = aws.run(&["aws-cli", STARTER], SERVICE, &[]);
     assert_eq!(output.status.code(), Some(1));
@@ -447,7 +452,7 @@ impl Aws {
              *PrivateDnsName*) echo {name} ;;\n\
              *describe-subnets*) echo \"${{ZONES:-use1-az2}}\" ;;\n\
              *create-security-group*) echo sg-new ;;\n\
-             *create-vpc-endpoint*) echo vpce-new ;;\n\
+             *create-vpc-endpoint*) [ -z \"${{CONFLICT:-}}\" ] || exit 254; echo vpce-new ;;\n\
              *describe-vpc-endpoints*) head -n 1 {here}/states; sed -i 1d {here}/states ;;\n\
              esac\n"
         );
