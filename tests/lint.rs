@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use tidegate::lint::{Report, Source, lint};
@@ -95,6 +96,7 @@ const PLANTED: &[Case] = &[
     ("notes.txt", "see mysql://root:p@gateway01.us-east-1.prod.aws.tidbcloud.com:4000/d", &[("dsn-prefix", 1)]),
     ("wrangler.toml", "compatibility_date = \"2025-01-01\"\ncompatibility_flags = [\"nodejs_compat\"]\n[[hyperdrive]]\nbinding = \"X\"\n", &[("wrangler-binding", 3)]),
     ("wrangler.toml", "compatibility_flags = [\"nodejs_compat\"]\n[hyperdrive]\nid = \"1\"\n", &[("wrangler-binding", 2)]),
+    ("guide.md", "```toml\nname = \"worker\"\n[[hyperdrive]]\nbinding = \"X\"\nid = \"1\"\n```\n", &[("wrangler-nodejs-compat", 3)]),
     ("wrangler.toml", "hyperdrive = \n", &[("syntax", 1)]),
     ("wrangler.jsonc", "{\n  // a comment\n  \"hyperdrive\": [{\"binding\": \"X\", \"id\": \"1\"}],\n}\n", &[("wrangler-nodejs-compat", 3)]),
     ("wrangler.jsonc", "{\"compatibility_flags\": [\"nodejs_compat\"],\n\"compatibility_date\": \"2024-01-01\",\n\"env\": {\"a\": {\"hyperdrive\": [{\"binding\": \"X\", \"id\": \"1\"}]}}}\n", &[("wrangler-nodejs-compat", 2)]),
@@ -130,10 +132,14 @@ const CLEAN: &[(&str, &str)] = &[
     ("config.yml", "# no command: the DNS route may be made elsewhere\ningress:\n  - hostname: a.b\n    service: tcp://h:1\n  - service: http_status:404\n"),
     ("config.yml", "tunnel: x\ncredentials-file: y\n"),
     ("config.yml", "protocol: http2\ningress:\n  - service: http_status:404\n"),
+    ("config.yml", "a: &name a.b\nb: &origin tcp://h:1\ningress:\n  - hostname: *name\n    service: *origin\n  - hostname: b.c\n    service: <ORIGIN>\n  - service: http_status:404\n"),
+    ("config.yml", "# cloudflared tunnel --config FILE run\ningress:\n  - hostname: a.b\n    service: tcp://h:1\n  - service: http_status:404\n"),
+    ("config.yml", "# cloudflared tunnel create x\n# an Access application, and a CNAME to <id>.cfargotunnel.com\ningress:\n  - hostname: a.b\n    service: tcp://h:1\n  - service: http_status:404\n"),
     ("compose.yml", "services: {a: [b\n"),
     ("ingress.yaml", "kind: Ingress\nspec:\n  rules: []\ningress: {}\n"),
     ("set-up.sh", "wrangler hyperdrive create x --connection-string 'postgres://u:p@10.0.0.1/d'\n"),
     ("set-up.sh", "wrangler hyperdrive create x --connection-string \"mysql://a.u:p@gateway01.us-east-1.prod.aws.tidbcloud.com:4000/d\"\n"),
+    ("set-up.sh", "wrangler hyperdrive create x --connection-string=\"mysql://user:password@host:port/database\"\nwrangler hyperdrive create x --host db.example.com --port 5432\n"),
     ("set-up.sh", "wrangler hyperdrive update 1 --service-id $ID\nwrangler hyperdrive create x --scheme mysql --service-id $ID\n"),
     ("set-up.sh", "wrangler vpc service create x --type tcp --tcp-port 5432 --app-protocol postgresql --tunnel-id $T --ipv4 10.0.0.5\n"),
     ("set-up.sh", "wrangler vpc service create x --type tcp --hostname db.example.com:4000 --tunnel-id $T\nwrangler vpc service create x --type http --tunnel-id $T --hostname web\n"),
@@ -142,6 +148,8 @@ const CLEAN: &[(&str, &str)] = &[
     ("set-up.sh", "aws ec2 create-vpc-endpoint --service-name $S --vpc-endpoint-type Interface --security-group-ids sg-1 --no-private-dns-enabled\naws ec2 modify-vpc-endpoint --vpc-endpoint-id $E --private-dns-enabled\n"),
     ("set-up.sh", "echo 'aws ec2 create-vpc-endpoint --service-name x'\ncat <<END\naws ec2 create-vpc-endpoint\nEND\n"),
     ("guide.md", "Workers VPC is not HTTP only any more. `env.HYPERDRIVE.query()` is in no block.\n```\nplain\n```\n"),
+    ("guide.md", "See (mysql://u:p@h:4000), <mysql://u:p@h:4000>, `x`; mysql://u:p@h:4000. And mysql://DB_USER:PASSWORD@gateway01.us-east-1.prod.aws.tidbcloud.com:PORT/DATABASE.\n```toml\n[[hyperdrive]]\nbinding = \"X\"\nid = \"1\"\n```\n"),
+    ("notes.txt", "{\\\"url\\\": \\\"mysql://u:p@h:4000\\\"}"),
     (".env", "DATABASE_URL=mysql://a.u:p%40ss@gateway01-privatelink.us-east-1.prod.aws.tidbcloud.com:4000/d?sslaccept=strict\n"),
     ("dsn", "mysql://a.u:p@gateway01-privatelink.us-east-1.prod.aws.tidbcloud.com:4000/d"),
     ("dsn", "mysql://${USER}:${PASSWORD}@${HOST}/${DATABASE}"),
@@ -151,6 +159,7 @@ const CLEAN: &[(&str, &str)] = &[
     ("worker.js", "const s = 'env.HYPERDRIVE.query(';\nclient.query(env.HYPERDRIVE.connectionString);\nenv.DB.prepare('x');\n"),
     ("worker.js", "import { createConnection } from 'mysql2/promise';\ncreateConnection({ host: env.OTHER });\nx.execute();\n"),
     ("worker.js", "import { drizzle } from 'drizzle-orm/mysql2';\nimport { createConnection } from 'mysql2';\ncreateConnection({ host: env.HYPERDRIVE.host, disableEval: true });\ndb.execute(sql`x`);\n"),
+    ("worker.js", "import { Kysely, MysqlDialect } from 'kysely';\nimport { createPool } from 'mysql2';\ncreatePool({ host: env.HYPERDRIVE.host, disableEval: true });\ndb.selectFrom('x').execute();\n"),
 ];
 
 #[test]
@@ -200,6 +209,7 @@ fn the_exit_code_tells_what_came_of_it() {
     let clean = file("config.yml", "ingress:\n  - service: http_status:404\n");
     let odd = file("odd.sh", "\u{fffd}\n");
     let broken = file("wrangler.toml", "hyperdrive = ");
+    let binary = file("binary.yml", "ingress:\0");
     let output = tidegate(&["lint", &clean, &odd]);
     assert_eq!(
         (output.status.code(), text(&output.stdout)),
@@ -215,6 +225,8 @@ fn the_exit_code_tells_what_came_of_it() {
         (&["lint", "/nonexistent"], "cannot read /nonexistent"),
         (&["lint", "src"], "cannot read src"),
         (&["lint", "/dev/zero"], "/dev/zero has more than"),
+        (&["lint", &binary], "binary.yml has NUL bytes"),
+        (&["lint", "u:s3cret@tcp(h:4000)/d"], "cannot read ****"),
         (&["lint", "postgres://u:s3cret@h/d"], "mysql://"),
         (&["lint", "--format", "x", "y"], "--format"),
     ] {
@@ -312,6 +324,30 @@ fn depth_and_size_end_somewhere() {
         for name in ["x.sh", "x.js", "x.md", "config.yml"] {
             check(&lint(&[Source::new(name, &text)]), 200_001);
         }
+    }
+}
+
+#[test]
+fn time_grows_no_faster_than_files() {
+    let endpoints = "aws ec2 create-vpc-endpoint --service-name $S\n".repeat(40_000);
+    let hyperdrive = "wrangler hyperdrive create x --host $H --scheme mysql\nX=mysql://u:p@h:1/d\n";
+    let routes = "# cloudflared tunnel route dns x a.c\n".repeat(30_000);
+    let rules = "  - hostname: a.b\n    service: tcp://h:1\n".repeat(30_000);
+    let bindings: String =
+        (0..100_000).map(|n| format!("[[hyperdrive]]\nbinding='B{n}'\nid='1'\n")).collect();
+    for sources in [
+        vec![Source::new("x.sh", &endpoints)],
+        vec![Source::new("x.sh", &hyperdrive.repeat(30_000))],
+        vec![Source::new("config.yml", &format!("{routes}ingress:\n{rules}"))],
+        vec![
+            Source::new("x.md", &format!("```toml\n{bindings}")),
+            Source::new("x.js", &"x ".repeat(400_000)),
+        ],
+    ] {
+        let begun = Instant::now();
+        lint(&sources);
+        // It takes about a second. When it was quadratic, half as many endpoints took 45.
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     }
 }
 

@@ -74,6 +74,11 @@ fn cloudflared_is_led_to_each_listener_and_ends_with_a_catch_all_rule() {
     assert_eq!(ingress(&text), expected);
     let text = said(&["cloudflared", "--config", path(&file), "--listener", "reports"]);
     assert_eq!(ingress(&text), [["<HOSTNAME>", "tcp://[::1]:4001"], ["", "http_status:404"]]);
+    // Names that differ only in what a placeholder cannot have.
+    let alike = TWO.replace("\"app\"", "\"a.b\"").replace("\"reports\"", "\"a-b\"");
+    let hostnames = ingress(&said(&["cloudflared", "--config", path(&self::file(&alike))]));
+    assert_eq!(hostnames[0][0], "<HOSTNAME_A_B>");
+    assert_eq!(hostnames[1][0], "<HOSTNAME_A_B_2>");
     // The Access application is JSON.
     let json = text.split("--json '").nth(2).unwrap().split("}'").next().unwrap();
     let json = json.replace("\n#", "\n") + "}";
@@ -101,13 +106,13 @@ fn every_value_that_is_left_open_is_listed_at_the_end() {
             let listed = |line: &str| {
                 let line = line.trim_start_matches(['#', '/']);
                 let name = line.strip_prefix("   ")?.split(' ').next()?;
-                (!name.is_empty()).then(|| name.trim_matches(['<', '>']).to_owned())
+                (!name.is_empty()).then(|| name.trim_matches(['<', '>', '$']).to_owned())
             };
             let listed: BTreeSet<_> = list.lines().skip(1).filter_map(listed).collect();
             let is_script = text.starts_with("#!");
             let open: BTreeSet<_> = match is_script {
                 true => words(before, "${", &[":?", ":-"]),
-                false => words(before, "<", &[">"]),
+                false => &words(before, "<", &[">"]) | &words(before, "$", &["\""]),
             };
             assert_eq!(open, listed, "{}:\n{text}", file.display());
         }
@@ -233,6 +238,11 @@ fn nothing_is_made_where_it_could_not_work() {
             "{calls:?}"
         );
     }
+    // What was made before the endpoint is refused would be in the way of the next run.
+    let (output, calls) = aws().run(&["aws-cli", STARTER], SERVICE, &[("CONFLICT", "1")]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(calls.last().unwrap().contains("[delete-security-group]"), "{calls:?}");
+    assert!(calls.last().unwrap().contains("[--group-id][sg-new]"), "{calls:?}");
     let aws = Aws::new(&["pending", "rejected"], STARTER);
     let (output, _) = aws.run(&["aws-cli", STARTER], SERVICE, &[]);
     assert_eq!(output.status.code(), Some(1));
@@ -442,7 +452,7 @@ impl Aws {
              *PrivateDnsName*) echo {name} ;;\n\
              *describe-subnets*) echo \"${{ZONES:-use1-az2}}\" ;;\n\
              *create-security-group*) echo sg-new ;;\n\
-             *create-vpc-endpoint*) echo vpce-new ;;\n\
+             *create-vpc-endpoint*) [ -z \"${{CONFLICT:-}}\" ] || exit 254; echo vpce-new ;;\n\
              *describe-vpc-endpoints*) head -n 1 {here}/states; sed -i 1d {here}/states ;;\n\
              esac\n"
         );

@@ -133,7 +133,8 @@ fn bad_hostname(hostname: &str) -> Option<(&'static str, &'static str)> {
 fn bad_service(service: &str) -> Option<(&'static str, String)> {
     let words = ["hello_world", "hello-world", "helloworld", "bastion", "socks-proxy"];
     let kinds = ["http_status:", "unix+tls:"];
-    if words.contains(&service) || kinds.iter().any(|kind| service.starts_with(kind)) {
+    let is_open = service.starts_with(['$', '<', '{']);
+    if is_open || words.contains(&service) || kinds.iter().any(|kind| service.starts_with(kind)) {
         return None;
     }
     const EXAMPLE: &str = "127.0.0.1:4000";

@@ -18,6 +18,9 @@ const MYSQL_PORTS: [&str; 2] = ["3306", "4000"];
 
 pub(super) fn lint(read: &Read<'_>, report: &mut Report) {
     let file = read.part.file;
+    let is_enabled_later = read.commands.iter().any(|command| {
+        command.is("aws", &["modify-vpc-endpoint"]) && command.has(&["--private-dns-enabled"])
+    });
     for command in &read.commands {
         for verb in ["create", "update"] {
             if command.is("wrangler", &["hyperdrive", verb]) {
@@ -28,7 +31,7 @@ pub(super) fn lint(read: &Read<'_>, report: &mut Report) {
             vpc_service(file, command, report);
         }
         if command.is("aws", &["create-vpc-endpoint"]) {
-            vpc_endpoint(read, command, report);
+            vpc_endpoint(file, command, is_enabled_later, report);
         }
     }
     prose(read, report);
@@ -98,9 +101,10 @@ impl Hyperdrive<'_> {
         self.add(line, Rule::HyperdrivePort, wrong.into(), "--host HOSTNAME alone");
     }
 
-    /// Of one that is changed the scheme is there.
+    /// Of one that is changed the scheme is there. With this port PostgreSQL is meant.
     fn scheme(&mut self, line: usize) {
-        if self.is_new && !self.command.has(&["--scheme", "--origin-scheme"]) {
+        let is_postgres = self.command.flag(PORT).is_some_and(|port| port.value == "5432");
+        if self.is_new && !is_postgres && !self.command.has(&["--scheme", "--origin-scheme"]) {
             let wrong = "without --scheme it is taken for PostgreSQL";
             self.add(line, Rule::HyperdriveScheme, wrong.into(), "--scheme mysql");
         }
@@ -165,7 +169,8 @@ fn vpc_service(file: &str, command: &Command, report: &mut Report) {
     }
 }
 
-fn vpc_endpoint(read: &Read<'_>, command: &Command, report: &mut Report) {
+/// `is_enabled_later`: private DNS, by another command.
+fn vpc_endpoint(file: &str, command: &Command, is_enabled_later: bool, report: &mut Report) {
     let value = |name: &str| command.flag(&[name]).map_or("", |flag| flag.value);
     let kind = value("--vpc-endpoint-type");
     let service = value("--service-name");
@@ -174,9 +179,6 @@ fn vpc_endpoint(read: &Read<'_>, command: &Command, report: &mut Report) {
     if is_aws_own || !is_open(kind) && kind != "Interface" || command.has(&["--cli-input-json"]) {
         return;
     }
-    let is_enabled_later = read.commands.iter().any(|other| {
-        other.is("aws", &["modify-vpc-endpoint"]) && other.has(&["--private-dns-enabled"])
-    });
     let needed = [
         ("--vpc-endpoint-type Interface", command.has(&["--vpc-endpoint-type"])),
         ("--security-group-ids", command.has(&["--security-group-ids"])),
@@ -192,7 +194,7 @@ fn vpc_endpoint(read: &Read<'_>, command: &Command, report: &mut Report) {
         "without {missing} the endpoint is another: the default group lets in only its own members, and the \
          gateway's name is answered only with private DNS"
     );
-    report.add(read.part.file, command.line(), Rule::VpcEndpointFlags, wrong, missing);
+    report.add(file, command.line(), Rule::VpcEndpointFlags, wrong, missing);
 }
 
 /// What guides say that was true.

@@ -3,6 +3,8 @@
 //! Nothing of one but its host and the names of its parameters is ever repeated, and its host only when
 //! there is no doubt where the password ends.
 
+use std::collections::HashSet;
+
 use super::Read;
 use super::report::{Report, Rule};
 use super::shell::{assignment, is_open};
@@ -24,15 +26,17 @@ pub(super) enum Reader {
 }
 
 const SCHEME: &str = "mysql://";
+const AFTER: [char; 7] = ['.', ',', ';', ')', '>', '|', '\\'];
 
 /// Looks at the DSNs of a part that are no arguments of wrangler's: those are with the commands.
 pub(super) fn lint(read: &Read<'_>, report: &mut Report) {
     let part = read.part;
+    let arguments = arguments(read);
     for (number, line) in part.lines() {
+        if arguments.contains(&number) {
+            continue;
+        }
         for text in found(line) {
-            if part.kind == Kind::Shell && is_argument(read, text) {
-                continue;
-            }
             let reader = match part.kind {
                 Kind::Dsn => Reader::Unknown,
                 _ if line.contains("localConnectionString") => Reader::Local,
@@ -43,9 +47,14 @@ pub(super) fn lint(read: &Read<'_>, report: &mut Report) {
     }
 }
 
-fn is_argument(read: &Read<'_>, text: &str) -> bool {
-    let mut words = read.commands.iter().filter(|command| command.is("wrangler", &["hyperdrive"]));
-    words.any(|command| command.words.iter().any(|word| word.text.contains(text)))
+/// The lines of a script where a DSN is an argument of wrangler's.
+fn arguments(read: &Read<'_>) -> HashSet<usize> {
+    if read.part.kind != Kind::Shell {
+        return HashSet::new();
+    }
+    let commands = read.commands.iter().filter(|command| command.is("wrangler", &["hyperdrive"]));
+    let words = commands.flat_map(|command| &command.words);
+    words.filter(|word| !found(&word.text).is_empty()).map(|word| word.line).collect()
 }
 
 /// NAME=… tells.
@@ -58,13 +67,14 @@ fn by_name(line: &str) -> Reader {
     }
 }
 
-/// The DSNs in a line.
+/// The DSNs in a line, without what a sentence or a program has after them.
 fn found(line: &str) -> Vec<&str> {
     // What makes letters small must leave them where they are.
     let small = line.to_ascii_lowercase();
     let begin = small.match_indices(SCHEME).map(|(at, _)| &line[at..]);
     let end = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`');
-    begin.map(|text| text.split(end).next().unwrap_or(text)).collect()
+    let whole = begin.map(|text| text.split(end).next().unwrap_or(text));
+    whole.map(|text| text.trim_end_matches(AFTER)).collect()
 }
 
 /// A DSN, taken apart.

@@ -80,9 +80,13 @@ pub(super) fn assignment(word: &str) -> Option<(&str, &str)> {
     (!name.is_empty() && name.chars().all(legal)).then_some((name, value))
 }
 
-/// What stands for a value that is filled in later.
+/// What stands for a value that is filled in later: `$X`, `<X>`, `DB_USER`, `host:port`.
 pub(super) fn is_open(value: &str) -> bool {
-    value.is_empty() || value.contains(['$', '<', '{', '`', '…']) || value.contains("...")
+    let is_name = |c: char| c.is_ascii_uppercase() || c == '_';
+    value.chars().all(is_name)
+        || value == "port"
+        || value.contains(['$', '<', '{', '`', '…'])
+        || value.contains("...")
 }
 
 /// The commands of a script.

@@ -26,6 +26,9 @@ pub enum SourceError {
     /// It is too large.
     #[error("{0} has more than {LARGEST} bytes")]
     Large(String),
+    /// A binary file, or text of another encoding, in which no rule would find anything.
+    #[error("{0} has NUL bytes: it is no text, or not UTF-8")]
+    NotText(String),
     /// A URL of something else.
     #[error("a URL is linted when it begins with mysql://")]
     Url,
@@ -82,13 +85,18 @@ impl Source {
         if argument.contains("://") {
             return Err(SourceError::Url);
         }
-        let name = || argument.to_owned();
+        // `user:password@…`, a DSN as drivers of Go write it.
+        let is_secret = argument.split_once('@').is_some_and(|(before, _)| before.contains(':'));
+        let name = || if is_secret { "****" } else { argument }.to_owned();
         let failed = |error| SourceError::Read(name(), error);
         let mut bytes = Vec::new();
         let file = File::open(argument).map_err(failed)?;
         file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
         if bytes.len() as u64 > LARGEST {
             return Err(SourceError::Large(name()));
+        }
+        if bytes.contains(&0) {
+            return Err(SourceError::NotText(name()));
         }
         Ok(Self::new(argument, &String::from_utf8_lossy(&bytes)))
     }

@@ -1,5 +1,7 @@
 //! What only several files of a set-up tell, or several parts of a guide.
 
+use std::collections::HashSet;
+
 use super::Read;
 use super::report::{Report, Rule, shown};
 use super::shell::Command;
@@ -16,6 +18,9 @@ const ACCESS: &[&str] = &[
     "self-hosted application",
     "self-hosted app",
 ];
+
+/// Where a DNS record that is made without cloudflared points to.
+const CNAME: &[&str] = &["cfargotunnel.com"];
 
 pub(super) fn lint(read: &[Read<'_>], report: &mut Report) {
     let together = Together { read };
@@ -53,7 +58,10 @@ impl Together<'_, '_> {
 
     /// Whether the tunnel is made here, and not elsewhere or by hand.
     fn is_set_up_here(&self) -> bool {
-        self.commands().any(|command| command.is("cloudflared", &["tunnel"]))
+        self.commands().any(|command| {
+            command.is("cloudflared", &["tunnel", "create"])
+                || command.is("cloudflared", &["tunnel", "route"])
+        })
     }
 
     fn quic(&self, report: &mut Report) {
@@ -73,13 +81,15 @@ impl Together<'_, '_> {
 
     /// Each hostname has to be in DNS, and behind Access.
     fn hostnames(&self, report: &mut Report) {
-        let has_access = self.read.iter().any(|read| {
-            let text = read.part.text().to_ascii_lowercase();
-            ACCESS.iter().any(|words| text.contains(words))
-        });
+        let has_access = self.says(ACCESS);
+        let routed = self.routed();
+        // Without names: a record of another tool, or a variable that is filled in later.
+        let is_routed_somehow =
+            self.says(CNAME) || routed.iter().any(|name| name.contains(['$', '<']));
         for read in self.read {
             for (hostname, line) in read.ingress.iter().flat_map(|ingress| ingress.tcp()) {
-                let (what, instead) = match (self.has_route(hostname), has_access) {
+                let has_route = is_routed_somehow || routed.contains(hostname);
+                let (what, instead) = match (has_route, has_access) {
                     (true, true) => continue,
                     (false, true) => ("no DNS route", ROUTE.to_owned()),
                     (true, false) => (
@@ -97,12 +107,20 @@ impl Together<'_, '_> {
         }
     }
 
-    fn has_route(&self, hostname: &str) -> bool {
-        let is_it = |text: &str| text == hostname || text.contains(['$', '<']);
-        self.commands().any(|command| {
-            command.is("cloudflared", &["tunnel", "route", "dns"])
-                && command.words.last().is_some_and(|word| is_it(&word.text))
+    /// Whether any of these words is somewhere.
+    fn says(&self, words: &[&str]) -> bool {
+        self.read.iter().any(|read| {
+            let text = read.part.text().to_ascii_lowercase();
+            words.iter().any(|words| text.contains(words))
         })
+    }
+
+    /// The hostnames that cloudflared is told to route.
+    fn routed(&self) -> HashSet<&str> {
+        let routes = self
+            .commands()
+            .filter(|command| command.is("cloudflared", &["tunnel", "route", "dns"]));
+        routes.filter_map(|command| command.words.last()).map(|word| word.text.as_str()).collect()
     }
 }
 

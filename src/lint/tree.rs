@@ -94,7 +94,8 @@ pub(super) fn yaml(text: &str, first: usize) -> Result<Node, Unreadable> {
                 None => continue,
             },
             Event::Scalar(text, ..) => Node { line, value: Value::Scalar(text.into_owned()) },
-            Event::Alias(_) => Node { line, value: Value::Scalar(String::new()) },
+            // What it stands for is elsewhere, as with a variable.
+            Event::Alias(_) => Node { line, value: Value::Scalar("$".into()) },
             _ => continue,
         };
         match open.last_mut() {

@@ -1,11 +1,16 @@
 //! A Worker's source: how it uses Hyperdrive. Told by words and signs, not by a syntax tree.
 
+use std::collections::HashSet;
+
 use super::dsn::out_of_reach;
 use super::report::{Report, Rule};
 use super::source::Part;
 
 /// What a Hyperdrive binding does not have, though bindings of other databases do.
 const METHODS: &[&str] = &["query", "execute", "prepare", "exec", "batch", "raw", "run"];
+
+/// Their execute() is a query() of mysql2's.
+const ORMS: &[&str] = &["drizzle-orm", "kysely", "typeorm", "@mikro-orm"];
 
 /// A source, without its comments.
 pub(super) struct Script {
@@ -64,11 +69,14 @@ impl Script {
     }
 }
 
-pub(super) fn lint(part: &Part<'_>, script: &Script, bindings: &[String], report: &mut Report) {
+pub(super) fn lint(
+    part: &Part<'_>,
+    script: &Script,
+    bindings: &HashSet<String>,
+    report: &mut Report,
+) {
     let line = |at: usize| script.tokens.get(at).map_or(part.first, |token| token.line);
-    let is_binding = |word: &str| {
-        word.starts_with("HYPERDRIVE") || bindings.iter().any(|binding| binding == word)
-    };
+    let is_binding = |word: &str| word.starts_with("HYPERDRIVE") || bindings.contains(word);
     let mut uses_it = false;
     for at in 0..script.tokens.len() {
         let Some(binding) = script.word(at).filter(|word| is_binding(word)) else { continue };
@@ -118,8 +126,7 @@ fn mysql2(
         let wrong = "Hyperdrive refuses several statements in one query";
         add(at, Rule::WorkerMultipleStatements, wrong, "a query() for each");
     }
-    // An ORM's execute() is a query() of mysql2's.
-    if connects.is_none() || script.imports("drizzle-orm") {
+    if connects.is_none() || ORMS.iter().any(|orm| script.imports(orm)) {
         return;
     }
     for at in script.places("execute") {

@@ -1,5 +1,7 @@
 //! wrangler's configuration: the bindings of Hyperdrive, and what mysql2 needs of the Worker.
 
+use std::collections::HashSet;
+
 use super::Read;
 use super::report::{Report, Rule};
 use super::source::Part;
@@ -10,13 +12,16 @@ const NODE: &str = "2024-09-23";
 
 /// Whether it has to do with Hyperdrive: other TOML and JSON is left alone.
 pub(super) fn is_config(part: &Part<'_>) -> bool {
-    let file = part.file.rsplit('/').next().unwrap_or(part.file);
-    let is_wranglers = file.starts_with("wrangler.") || part.text().contains("compatibility_");
+    let is_wranglers = is_named(part) || part.text().contains("compatibility_");
     is_wranglers && part.text().contains("hyperdrive") || part.text().contains("[[hyperdrive]]")
 }
 
+fn is_named(part: &Part<'_>) -> bool {
+    part.file.rsplit('/').next().unwrap_or(part.file).starts_with("wrangler.")
+}
+
 /// The names that Workers have Hyperdrive by.
-pub(super) fn bindings(read: &[Read<'_>]) -> Vec<String> {
+pub(super) fn bindings(read: &[Read<'_>]) -> HashSet<String> {
     let trees = read.iter().filter_map(|read| read.wrangler.as_ref());
     let names = trees
         .flat_map(sections)
@@ -28,6 +33,11 @@ pub(super) fn bindings(read: &[Read<'_>]) -> Vec<String> {
 pub(super) fn lint(part: &Part<'_>, tree: &Node, report: &mut Report) {
     let mut add =
         |line, rule, wrong: &str, instead: &str| report.add(part.file, line, rule, wrong, instead);
+    // Guides show the binding alone, too: what else the Worker has is not there to be seen.
+    let is_whole = is_named(part)
+        || ["name", "main", "compatibility_date", "compatibility_flags"]
+            .iter()
+            .any(|key| tree.get(key).is_some());
     for section in sections(tree) {
         let Some(hyperdrive) = section.get("hyperdrive") else { continue };
         if hyperdrive.list().is_none() {
@@ -51,6 +61,9 @@ pub(super) fn lint(part: &Part<'_>, tree: &Node, report: &mut Report) {
                     add(binding.line, Rule::WranglerBinding, &wrong, instead);
                 }
             }
+        }
+        if !is_whole {
+            continue;
         }
         let inherited = |key: &str| section.get(key).or_else(|| tree.get(key));
         let flags = inherited("compatibility_flags").and_then(Node::list).unwrap_or_default();

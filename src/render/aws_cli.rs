@@ -167,7 +167,11 @@ ENDPOINT_ID=$(aws ec2 create-vpc-endpoint --region "$REGION" --vpc-id "$VPC_ID" 
   --security-group-ids "$SECURITY_GROUP_ID" \
 "#;
 
-const CREATED: &str = r#"  --query VpcEndpoint.VpcEndpointId --output text)
+const CREATED: &str = r#"  --query VpcEndpoint.VpcEndpointId --output text) || {
+  # So that this can be run again.
+  aws ec2 delete-security-group --region "$REGION" --group-id "$SECURITY_GROUP_ID" >&2
+  exit 1
+}
 echo "made endpoint $ENDPOINT_ID"
 
 wait_until_available() {

@@ -14,7 +14,7 @@ pub fn render(config: &Config, listener: Option<&str>) -> Result<SetUp, SetUpErr
     let mut rules = String::new();
     let mut names = Vec::new();
     for leg in &legs {
-        let name = hostname(leg, legs.len());
+        let name = hostname(leg, legs.len(), &names);
         let (listener, gateway) = (&leg.listener.name, &leg.upstream.gateway);
         let _ = write!(
             rules,
@@ -42,6 +42,8 @@ const HEAD: &str = "\
 #
 #   cloudflared tunnel login
 #   cloudflared tunnel create tidegate
+#
+# The second writes <TUNNEL_ID>.json to ~/.cloudflared; `credentials-file` below has to say where it is.
 #
 # Then one of two routes for Hyperdrive; `tidegate render hyperdrive` has the rest of both.
 #
@@ -79,6 +81,11 @@ fn unknown(hostnames: &[String]) -> Vec<(&str, &'static str)> {
     let mut all = vec![
         ("<TUNNEL_ID>", "printed by `cloudflared tunnel create`; later `cloudflared tunnel list`"),
         ("<ACCOUNT_ID>", "of the Cloudflare account: `npx wrangler whoami`"),
+        (
+            "$CLOUDFLARE_API_TOKEN",
+            "dash.cloudflare.com > My Profile > API Tokens; for the account, it edits \"Access: Service\n\
+             Tokens\" and \"Access: Apps and Policies\"",
+        ),
         ("<TOKEN_ID>", "`id` in the answer to the request for a service token"),
     ];
     let name = "a name of your own, in a zone of that account";
@@ -91,14 +98,18 @@ fn has_tcp(leg: &Leg<'_>) -> bool {
     leg.listener.bind.iter().any(|bind| !bind.addresses().is_empty())
 }
 
-/// Each listener has a name of its own.
-fn hostname(leg: &Leg<'_>, legs: usize) -> String {
+/// Each listener has a name of its own: some differ only in what is not legal there.
+fn hostname(leg: &Leg<'_>, legs: usize, taken: &[String]) -> String {
     if legs == 1 {
         return "<HOSTNAME>".into();
     }
     let legal = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
     let name: String = leg.listener.name.chars().map(legal).collect();
-    format!("<HOSTNAME_{name}>")
+    let mut name = format!("<HOSTNAME_{name}>");
+    while taken.contains(&name) {
+        name = name.replace('>', "_2>");
+    }
+    name
 }
 
 /// The Access application of a hostname: service tokens alone, no people.

@@ -1,9 +1,9 @@
 //! What `cloudflared`, `hyperdrive` and `aws-cli` have in common: which listener of a configuration they
 //! are for, files that are written, and the values that somebody else knows.
 
-use std::fmt::{self, Write};
-use std::fs::{self, OpenOptions};
-use std::io;
+use std::fmt::{self, Write as _};
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -244,9 +244,8 @@ impl File {
     fn write(&self, path: &Path) -> io::Result<()> {
         let mode = if self.text.starts_with("#!") { 0o755 } else { 0o644 };
         let mut options = OpenOptions::new();
-        let file = options.write(true).create(true).truncate(true).mode(mode).open(path)?;
-        drop(file);
-        fs::write(path, &self.text)
+        let mut file = options.write(true).create(true).truncate(true).mode(mode).open(path)?;
+        file.write_all(self.text.as_bytes())
     }
 }
 
