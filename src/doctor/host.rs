@@ -256,7 +256,7 @@ fn clock(now: SystemTime, clocks: Option<[SystemTime; 2]>) -> Finding {
         return off(format!("{shown} has passed long ago"));
     }
     let Some([theirs, ours]) = clocks else {
-        return Finding::ok(CHECK, format!("{shown}, which may be; there is nobody to ask here"));
+        return Finding::ok(CHECK, format!("{shown}; nobody is here to compare it with"));
     };
     let apart = ours.duration_since(theirs).unwrap_or_else(|error| error.duration());
     match apart {
