@@ -81,8 +81,8 @@ fn all_that_a_file_has_is_looked_at() {
     let (refusing, _socket) = nobody();
     let doctor = Doctor::of_file(&format!(
         "admin = \"127.0.0.1:0\"\n\
-         [[listener]]\nbind = \"127.0.0.1:0\"\nupstream = \"good\"\n\
-         [[listener]]\nbind = \"127.0.0.1:0\"\nupstream = \"bad\"\n\
+         [[listener]]\nname = \"one\"\nbind = \"127.0.0.1:0\"\nupstream = \"good\"\n\
+         [[listener]]\nname = \"other\"\nbind = \"127.0.0.1:0\"\nupstream = \"bad\"\n\
          [upstream.good]\ngateway = \"{}\"\n\
          [upstream.bad]\ngateway = \"{refusing}\"\n",
         db.address()
