@@ -72,7 +72,7 @@ fn files(limit: Option<u64>) -> Finding {
         ..TOO_FEW_FILES => Finding::fail(CHECK, "few_files", evidence)
             .likely("the hard limit of open files is too low for the bridge itself")
             .hint(hint),
-        ..FEW_FILES => Finding::warn(CHECK, "few_files", evidence)
+        TOO_FEW_FILES..FEW_FILES => Finding::warn(CHECK, "few_files", evidence)
             .likely("the hard limit of open files is low; the bridge raises the soft one to it")
             .hint(hint),
         _ => Finding::ok(CHECK, evidence),
