@@ -11,12 +11,13 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use rustix::termios::tcgetwinsize;
 use tidegate::app::{self, App, BuildError};
 use tidegate::cli::{self, Artefact, Cli, Command, Demo, Settings, Target, given};
 use tidegate::config::{self, Access, Config, ConfigError, Overrides};
 use tidegate::control::{self, ControlError, Goal};
 use tidegate::demo::{self, DemoOptions};
-use tidegate::doctor::{self, Doctor, DoctorError, Lines, Status};
+use tidegate::doctor::{self, Doctor, DoctorError, Lines, Screen, Status};
 use tidegate::drain::{Drain, Signals};
 use tidegate::lint;
 use tidegate::load::{self, Plan, Scenario};
@@ -303,7 +304,7 @@ fn examine(flags: &cli::Doctor, matches: &ArgMatches) -> Result<(), Failure> {
             all
         }
         false => {
-            let lines = Lines::begin(io::stdout(), has_colours(), &doctor.gateways());
+            let lines = Lines::begin(io::stdout(), screen(), &doctor.gateways());
             let mut lines = lines.map_err(Failure::running)?;
             let all = runtime.block_on(doctor.examine(|finding| lines.tell(finding)));
             let all = all.map_err(Failure::running)?;
@@ -318,11 +319,19 @@ fn examine(flags: &cli::Doctor, matches: &ArgMatches) -> Result<(), Failure> {
     }
 }
 
-/// Whether standard output is a terminal whose user has nothing against colours: <https://no-color.org>.
-fn has_colours() -> bool {
+/// Standard output, if it is a terminal; coloured, if its user has nothing against it:
+/// <https://no-color.org>.
+fn screen() -> Screen {
+    let stdout = io::stdout();
+    if !stdout.is_terminal() {
+        return Screen::default();
+    }
     let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
     let is_dumb = env::var_os("TERM").is_none_or(|term| term == "dumb");
-    io::stdout().is_terminal() && !is_set("NO_COLOR") && !is_dumb
+    // One that does not tell its width says 0.
+    let columns = tcgetwinsize(&stdout).map_or(0, |size| usize::from(size.ws_col));
+    let columns = if columns == 0 { 100 } else { columns.clamp(60, 120) };
+    Screen { columns: Some(columns), has_colours: !is_set("NO_COLOR") && !is_dumb }
 }
 
 fn load_test(scenario: &cli::Scenario, matches: &ArgMatches) -> Result<(), Failure> {

@@ -19,7 +19,7 @@ const SMALL: u32 = 1200;
 /// Waits until it is known of each; returns those that are open.
 pub(super) async fn examine(case: &Case, journeys: Vec<Journey>) -> Vec<Journey> {
     if journeys.is_empty() {
-        case.skip(&[CONNECT, PATH], "there is no address to connect to");
+        case.behind(&[CONNECT, PATH], "there is no address to connect to");
         return Vec::new();
     }
     let (mut connects, mut paths, mut open) = (Vec::new(), Vec::new(), Vec::new());
@@ -41,7 +41,7 @@ pub(super) async fn examine(case: &Case, journeys: Vec<Journey>) -> Vec<Journey>
     }
     case.tell_all(together(connects));
     match paths.is_empty() {
-        true => case.skip(&[PATH], "nothing could be connected to"),
+        true => case.behind(&[PATH], "nothing could be connected to"),
         false => case.tell_all(together(paths)),
     }
     open

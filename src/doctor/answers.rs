@@ -101,7 +101,7 @@ pub(super) fn judge(inquiry: &Inquiry<'_>) -> (Vec<Finding>, Vec<IpAddr>) {
     let found = found(inquiry);
     if found.is_empty() {
         let why = "there is no address";
-        findings.extend([AGREEMENT, PRIVATE].map(|check| Finding::skip(check, why)));
+        findings.extend([AGREEMENT, PRIVATE].map(|check| Finding::behind(check, why)));
         return (findings, Vec::new());
     }
     if let Some(filter) = filter(inquiry, &said) {

@@ -81,7 +81,7 @@ fn vendor(firmware: &Path) -> Result<(), String> {
         text.trim().to_owned()
     };
     let is_amazons = |name: &&str| read(name) == VENDOR;
-    if ["sys_vendor", "board_vendor", "bios_vendor"].iter().any(|name| is_amazons(&name))
+    if ["sys_vendor", "board_vendor", "bios_vendor"].iter().any(is_amazons)
         || read("bios_version").to_ascii_lowercase().contains("amazon")
     {
         return Ok(());

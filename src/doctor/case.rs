@@ -1,7 +1,7 @@
 //! One upstream on its way through the checks.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::aws::Instance;
-use super::finding::Finding;
+use super::finding::{Finding, Status};
 use super::{address, greeting, hyperdrive, journey, login, name, tls};
 use crate::config::{self, Listener, Protocol, Tcp, UpstreamTls};
 use crate::mysql::login::Login;
@@ -49,6 +49,8 @@ pub(super) struct Case {
     pub instance: Arc<Instance>,
     pub deadline: Deadline,
     pub findings: UnboundedSender<Finding>,
+    /// The last check that has failed.
+    pub broken: Mutex<Option<&'static str>>,
     /// Connections, which end in order also when nobody waits for what they meet any more.
     pub tasks: TaskTracker,
 }
@@ -69,10 +71,20 @@ impl Case {
         self.tasks.wait().await;
     }
 
-    pub fn tell(&self, finding: Finding) {
+    pub fn tell(&self, mut finding: Finding) {
+        if let (true, Some(broken)) = (finding.is_behind, *self.broken()) {
+            finding.evidence = format!("not reached, as {broken} is broken");
+        }
+        if finding.status == Status::Fail {
+            *self.broken() = Some(finding.check);
+        }
         let finding = Finding { upstream: Some(self.upstream.name.clone()), ..finding };
         // Nobody listens any more when the report cannot be written.
         let _ = self.findings.send(finding);
+    }
+
+    fn broken(&self) -> MutexGuard<'_, Option<&'static str>> {
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn tell_all(&self, findings: impl IntoIterator<Item = Finding>) {
@@ -82,6 +94,11 @@ impl Case {
     /// Checks that were not made.
     pub fn skip(&self, checks: &[&'static str], why: &str) {
         self.tell_all(checks.iter().map(|check| Finding::skip(check, why)));
+    }
+
+    /// Checks that need what an earlier one did not come to.
+    pub fn behind(&self, checks: &[&'static str], why: &str) {
+        self.tell_all(checks.iter().map(|check| Finding::behind(check, why)));
     }
 
     pub fn mode(&self) -> UpstreamTls {

@@ -49,6 +49,9 @@ pub struct Finding {
     pub likely: Option<String>,
     /// What to do.
     pub hint: Option<String>,
+    /// It needs what an earlier check did not come to.
+    #[serde(skip)]
+    pub is_behind: bool,
 }
 
 impl Finding {
@@ -62,6 +65,7 @@ impl Finding {
             evidence: harmless(evidence),
             likely: None,
             hint: None,
+            is_behind: false,
         }
     }
 
@@ -73,6 +77,11 @@ impl Finding {
     /// Not found out.
     pub fn skip(check: &'static str, why: impl AsRef<str>) -> Self {
         Self::new(check, Status::Skip, why.as_ref())
+    }
+
+    /// Not found out for want of what an earlier check should have had.
+    pub fn behind(check: &'static str, why: impl AsRef<str>) -> Self {
+        Self { is_behind: true, ..Self::skip(check, why) }
     }
 
     /// Not as it should be.
@@ -100,9 +109,10 @@ impl Finding {
         Self { hint: Some(hint.into()), ..self }
     }
 
+    /// What is wrong for the same cause is the same, in whatever words.
     fn is_as(&self, other: &Self) -> bool {
         (self.check, self.status, self.cause) == (other.check, other.status, other.cause)
-            && self.evidence == other.evidence
+            && (self.evidence == other.evidence || self.cause.is_some())
     }
 }
 

@@ -15,11 +15,10 @@ const CHECK: &str = "mysql.greeting";
 /// Waits until it is known of each; returns those that have greeted.
 pub(super) async fn examine(case: &Case, open: Vec<Journey>) -> Vec<(Journey, Greeted)> {
     if open.is_empty() || !case.is_mysql() {
-        let why = match case.is_mysql() {
-            true => "there is no connection",
-            false => "protocol = \"tcp\": what is spoken is not known",
-        };
-        case.skip(&[CHECK], why);
+        match case.is_mysql() {
+            true => case.behind(&[CHECK], "there is no connection"),
+            false => case.skip(&[CHECK], "protocol = \"tcp\": what is spoken is not known"),
+        }
         return Vec::new();
     }
     let (mut findings, mut greeted) = (Vec::new(), Vec::new());

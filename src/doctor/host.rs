@@ -72,7 +72,7 @@ fn files(limit: Option<u64>) -> Finding {
         ..TOO_FEW_FILES => Finding::fail(CHECK, "few_files", evidence)
             .likely("the hard limit of open files is too low for the bridge itself")
             .hint(hint),
-        ..FEW_FILES => Finding::warn(CHECK, "few_files", evidence)
+        TOO_FEW_FILES..FEW_FILES => Finding::warn(CHECK, "few_files", evidence)
             .likely("the hard limit of open files is low; the bridge raises the soft one to it")
             .hint(hint),
         _ => Finding::ok(CHECK, evidence),
@@ -256,7 +256,7 @@ fn clock(now: SystemTime, clocks: Option<[SystemTime; 2]>) -> Finding {
         return off(format!("{shown} has passed long ago"));
     }
     let Some([theirs, ours]) = clocks else {
-        return Finding::ok(CHECK, format!("{shown}, which may be; there is nobody to ask here"));
+        return Finding::ok(CHECK, format!("{shown}; nobody is here to compare it with"));
     };
     let apart = ours.duration_since(theirs).unwrap_or_else(|error| error.duration());
     match apart {

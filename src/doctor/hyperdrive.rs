@@ -31,7 +31,7 @@ fn origin(case: &Case, addresses: &[SocketAddr]) -> Finding {
     let also = &case.upstream.private_cidrs;
     let is_private = |address: &SocketAddr| !is_public(address.ip(), also);
     match addresses.iter().find(|address| is_private(address)) {
-        _ if addresses.is_empty() => Finding::skip(ORIGIN, "there is no address"),
+        _ if addresses.is_empty() => Finding::behind(ORIGIN, "there is no address"),
         None => Finding::ok(ORIGIN, "the gateway is public: it can be the origin itself"),
         // What most gateways are, and so nothing to be warned of each time.
         Some(address) => Finding::ok(
@@ -61,7 +61,7 @@ fn tls(case: &Case, met: &Met) -> Finding {
             )
     };
     match (case.mode(), &met.greeted) {
-        (UpstreamTls::Passthrough, None) => Finding::skip(TLS, "no server has greeted"),
+        (UpstreamTls::Passthrough, None) => Finding::behind(TLS, "no server has greeted"),
         (UpstreamTls::Passthrough, Some(greeted)) if greeted.offers_tls => {
             Finding::ok(TLS, "the server offers it, through the bridge")
         }
@@ -74,7 +74,7 @@ fn plugin(met: &Met) -> Finding {
     let (plugin, whose) = match (&met.plugin, &met.greeted) {
         (Some(plugin), _) => (plugin, "the user's"),
         (None, Some(greeted)) => (&greeted.plugin, "the server's default"),
-        (None, None) => return Finding::skip(PLUGIN, "no server has greeted"),
+        (None, None) => return Finding::behind(PLUGIN, "no server has greeted"),
     };
     match PLUGINS.contains(&plugin.as_str()) {
         true => Finding::ok(PLUGIN, format!("{plugin} ({whose})")),

@@ -51,11 +51,11 @@ pub(super) async fn examine(case: &Case, mut ready: Vec<Ready>) -> Met {
     };
     case.tell(user(case, login));
     if !may_try(case, login) {
-        case.skip(&later, "the user's name lacks its prefix");
+        case.behind(&later, "the user's name lacks its prefix");
         return met;
     }
     if ready.is_empty() {
-        case.skip(&later, "no server has greeted");
+        case.behind(&later, "no server has greeted");
         return met;
     }
     let barred = ready.iter().find_map(|one| one.barred);
@@ -67,7 +67,7 @@ pub(super) async fn examine(case: &Case, mut ready: Vec<Ready>) -> Met {
         }
     }
     let Some((address, logged_in)) = tried else {
-        case.skip(&later, barred.unwrap_or("no connection came to it"));
+        case.behind(&later, barred.unwrap_or("no connection came to it"));
         return met;
     };
     let LoggedIn { is_secure, took, result } = logged_in;
@@ -81,7 +81,7 @@ pub(super) async fn examine(case: &Case, mut ready: Vec<Ready>) -> Met {
         }
         Err(trouble) => {
             case.tell(failed(case, login, &trouble, is_secure).of(address));
-            case.skip(&[ROUND_TRIPS], "nobody is logged in");
+            case.behind(&[ROUND_TRIPS], "nobody is logged in");
         }
     }
     met

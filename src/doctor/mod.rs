@@ -37,7 +37,7 @@ mod report;
 mod tls;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -53,7 +53,7 @@ use crate::tls::look::Look;
 use crate::upstream::plan::Plan;
 use case::{Case, Deadline};
 pub use finding::{Finding, Status};
-pub use report::{Lines, json, overall};
+pub use report::{Lines, Screen, json, overall};
 
 /// Time for all checks together.
 const WHOLE: Duration = Duration::from_secs(24);
@@ -175,6 +175,7 @@ impl Doctor {
                 instance: instance.clone(),
                 deadline,
                 findings: sender,
+                broken: Mutex::new(None),
                 tasks: TaskTracker::new(),
             };
             parts.push(receiver);

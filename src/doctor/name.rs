@@ -76,7 +76,7 @@ pub(super) async fn examine(case: &Case) -> Vec<SocketAddr> {
         Ok((Ok(heard), own)) => (heard, own),
         Ok((Err(error), _)) => {
             case.tell(no_resolver(&Chain(&error).to_string()));
-            case.skip(&ANSWERS, "there is no DNS server to ask");
+            case.behind(&ANSWERS, "there is no DNS server to ask");
             return Vec::new();
         }
         Err(_) => {
@@ -88,7 +88,7 @@ pub(super) async fn examine(case: &Case) -> Vec<SocketAddr> {
     let is_pinned = is_in_hosts_file(host);
     if heard.is_empty() && !is_pinned {
         case.tell(no_resolver("no DNS server is known"));
-        case.skip(&ANSWERS, "there is no DNS server to ask");
+        case.behind(&ANSWERS, "there is no DNS server to ask");
         return Vec::new();
     }
     case.tell(resolvers(case, &heard));

@@ -1,115 +1,129 @@
 //! What is told: a line for each finding as it comes, a summary, or one object of JSON.
 
 use std::io::{self, Write};
+use std::mem;
 
 use serde::Serialize;
 
 use super::finding::{Finding, Status};
 use crate::show::table::hanging;
 
-/// Columns before the evidence: those of the status, and of the longest name of a check.
+/// Columns of the status, and of the longest name of a check.
 const STATUS_WIDTH: usize = 4;
 const CHECK_WIDTH: usize = 20;
-/// Those before a cause and a hint.
+/// Columns before the evidence, and before a cause and a hint.
+const BEFORE_EVIDENCE: usize = STATUS_WIDTH + 2 + CHECK_WIDTH + 2;
 const INDENT: usize = STATUS_WIDTH + 2;
+/// As wide as causes and hints get where there is no terminal to fit.
+const WIDTH: usize = 100;
 
-/// Findings as lines of text.
+/// Where lines are shown.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Screen {
+    /// A terminal's width; elsewhere each finding has one line, however long.
+    pub columns: Option<usize>,
+    /// Words may be coloured.
+    pub has_colours: bool,
+}
+
+/// Findings as lines of text. What was not looked at is told at the end, with what else was not for the
+/// same reason.
 pub struct Lines<W> {
     out: W,
-    has_colours: bool,
+    screen: Screen,
     /// More than one upstream is looked at, and each is named.
     names_upstreams: bool,
     /// The family and the upstream of the last line.
     place: Option<(&'static str, Option<String>)>,
-    /// Skipped for the same reason, one after the other: one line.
-    skipped: Option<(Vec<&'static str>, String)>,
+    /// Checks that were skipped, by the reason.
+    skipped: Vec<(String, Vec<String>)>,
 }
 
 impl<W: Write> Lines<W> {
     /// Begins with what is looked at.
-    pub fn begin(mut out: W, has_colours: bool, upstreams: &[String]) -> io::Result<Self> {
+    pub fn begin(mut out: W, screen: Screen, upstreams: &[String]) -> io::Result<Self> {
         writeln!(out, "tidegate doctor: {}", upstreams.join(", "))?;
         let names_upstreams = upstreams.len() > 1;
-        Ok(Self { out, has_colours, names_upstreams, place: None, skipped: None })
+        Ok(Self { out, screen, names_upstreams, place: None, skipped: Vec::new() })
     }
 
     /// One more finding.
     pub fn tell(&mut self, finding: &Finding) -> io::Result<()> {
-        let place = (family(finding.check), finding.upstream.clone());
-        if finding.status == Status::Skip && self.is_skipped_alike(finding, &place) {
+        if finding.status == Status::Skip {
+            self.note_skipped(finding);
             return Ok(());
         }
-        self.tell_skipped()?;
+        let place = (family(finding.check), finding.upstream.clone());
         if self.place.as_ref() != Some(&place) {
             writeln!(self.out)?;
             if self.names_upstreams && self.place.as_ref().is_none_or(|old| old.1 != place.1) {
                 let name = place.1.as_deref();
-                writeln!(self.out, "{}", name.map_or("this host".into(), upstream))?;
+                let title = name.map_or("this host".into(), |name| format!("upstream {name}"));
+                writeln!(self.out, "{title}")?;
             }
             self.place = Some(place);
-        }
-        if finding.status == Status::Skip {
-            self.skipped = Some((vec![finding.check], finding.evidence.clone()));
-            return Ok(());
         }
         let subject = finding.subject.as_ref().map(|subject| format!("{subject}: "));
         let text = format!("{}{}", subject.unwrap_or_default(), finding.evidence);
         self.line(finding.status, finding.check, &text)?;
         if let Some(likely) = &finding.likely {
-            let cause = finding.cause.map(|cause| format!(" ({cause})")).unwrap_or_default();
-            write!(self.out, "{}", hanging(&format!("cause: {likely}{cause}"), INDENT))?;
+            self.prose(&format!("cause: {likely}"))?;
         }
         if let Some(hint) = &finding.hint {
-            write!(self.out, "{}", hanging(&format!("hint: {hint}"), INDENT))?;
+            self.prose(&format!("hint: {hint}"))?;
         }
         self.out.flush()
     }
 
     /// The last lines.
     pub fn end(mut self, findings: &[Finding]) -> io::Result<()> {
-        self.tell_skipped()?;
+        let skipped = mem::take(&mut self.skipped);
+        if !skipped.is_empty() {
+            writeln!(self.out)?;
+        }
+        for (why, checks) in skipped {
+            match checks.as_slice() {
+                [check] => self.line(Status::Skip, check, &why)?,
+                checks => {
+                    let word = self.coloured(Status::Skip);
+                    writeln!(self.out, "{word}  {why}:")?;
+                    self.prose(&checks.join(", "))?;
+                }
+            }
+        }
         writeln!(self.out, "\n{}", summary(findings, self.names_upstreams))?;
         self.out.flush()
     }
 
-    fn is_skipped_alike(
-        &mut self,
-        finding: &Finding,
-        place: &(&'static str, Option<String>),
-    ) -> bool {
-        // Those that come after a broken step go together, of whatever family they are.
-        let is_same_upstream = self.place.as_ref().is_some_and(|old| old.1 == place.1);
-        match &mut self.skipped {
-            Some((checks, why)) if is_same_upstream && *why == finding.evidence => {
-                checks.push(finding.check);
-                true
-            }
-            _ => false,
+    fn note_skipped(&mut self, finding: &Finding) {
+        let of = finding.upstream.as_ref().filter(|_| self.names_upstreams);
+        let of = of.map(|name| format!(" of {name}")).unwrap_or_default();
+        let check = format!("{}{of}", finding.check);
+        match self.skipped.iter_mut().find(|(why, _)| *why == finding.evidence) {
+            Some((_, checks)) if checks.contains(&check) => {}
+            Some((_, checks)) => checks.push(check),
+            None => self.skipped.push((finding.evidence.clone(), vec![check])),
         }
-    }
-
-    fn tell_skipped(&mut self) -> io::Result<()> {
-        let Some((checks, why)) = self.skipped.take() else { return Ok(()) };
-        match checks.as_slice() {
-            [check] => self.line(Status::Skip, check, &why)?,
-            checks => {
-                let word = self.coloured(Status::Skip);
-                writeln!(self.out, "{word}  {why}")?;
-                write!(self.out, "{}", hanging(&checks.join(", "), INDENT))?;
-            }
-        }
-        self.out.flush()
     }
 
     fn line(&mut self, status: Status, check: &str, text: &str) -> io::Result<()> {
         let word = self.coloured(status);
+        let text = match self.screen.columns {
+            Some(columns) => hanging(text, BEFORE_EVIDENCE, columns).trim().to_owned(),
+            None => text.to_owned(),
+        };
         writeln!(self.out, "{word}  {check:<CHECK_WIDTH$}  {text}")
+    }
+
+    fn prose(&mut self, text: &str) -> io::Result<()> {
+        let columns = self.screen.columns.unwrap_or(WIDTH);
+        write!(self.out, "{}", hanging(text, INDENT, columns))
     }
 
     fn coloured(&self, status: Status) -> String {
         let word = format!("{:<STATUS_WIDTH$}", status.as_str());
         let colour = match status {
-            _ if !self.has_colours => return word,
+            _ if !self.screen.has_colours => return word,
             Status::Skip => "2",
             Status::Ok => "32",
             Status::Warn => "33",
@@ -121,10 +135,6 @@ impl<W: Write> Lines<W> {
 
 fn family(check: &'static str) -> &'static str {
     check.split('.').next().unwrap_or(check)
-}
-
-fn upstream(name: &str) -> String {
-    format!("upstream {name}")
 }
 
 /// In a line what it comes to, and in a second one where to begin.
@@ -178,10 +188,10 @@ pub fn json(findings: &[Finding]) -> String {
 mod tests {
     use super::*;
 
-    fn told(findings: &[Finding], upstreams: &[&str], has_colours: bool) -> String {
+    fn told(findings: &[Finding], upstreams: &[&str], screen: Screen) -> String {
         let mut out = Vec::new();
         let upstreams: Vec<_> = upstreams.iter().map(|name| (*name).to_owned()).collect();
-        let mut lines = Lines::begin(&mut out, has_colours, &upstreams).unwrap();
+        let mut lines = Lines::begin(&mut out, screen, &upstreams).unwrap();
         findings.iter().for_each(|finding| lines.tell(finding).unwrap());
         lines.end(findings).unwrap();
         String::from_utf8(out).unwrap()
@@ -202,21 +212,20 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_aligned_and_what_was_skipped_alike_is_told_once() {
+    fn lines_are_aligned_and_what_was_skipped_is_told_once_for_each_reason() {
         assert_eq!(
-            told(&broken(), &["gw:4000"], false),
+            told(&broken(), &["gw:4000"], Screen::default()),
             "tidegate doctor: gw:4000\n\
              \n\
              ok    host.files            1024 open files\n\
              \n\
              fail  name.address          10.0.0.2:53: no such name\n\
-             \x20     cause: private DNS is off (nxdomain)\n\
+             \x20     cause: private DNS is off\n\
              \x20     hint: turn it on:\n\
              \x20       aws ec2 modify-vpc-endpoint\n\
              \n\
-             skip  there is no address\n\
+             skip  there is no address:\n\
              \x20     address.connect, mysql.greeting\n\
-             \n\
              skip  login.user            no --user\n\
              \n\
              the first broken step is name.address (nxdomain) (1 ok, 1 fail, 3 skip)\n"
@@ -225,10 +234,21 @@ mod tests {
 
     #[test]
     fn colours_and_names_are_there_where_they_are_of_use() {
-        let text = told(&broken(), &["a", "b"], true);
+        let screen = Screen { columns: None, has_colours: true };
+        let text = told(&broken(), &["a", "b"], screen);
         assert!(text.contains("\u{1b}[1;31mfail\u{1b}[0m  name.address"), "{text}");
         assert!(text.contains("this host\n") && text.contains("\nupstream tidb\n"), "{text}");
         assert!(text.contains("step is name.address of upstream tidb (nxdomain)"), "{text}");
+        assert!(text.contains("address.connect of tidb, mysql.greeting of tidb"), "{text}");
+    }
+
+    #[test]
+    fn on_a_terminal_lines_are_folded_to_its_width() {
+        let words = "word ".repeat(30);
+        let screen = Screen { columns: Some(60), has_colours: false };
+        let text = told(&[Finding::ok("host.files", words)], &["gw"], screen);
+        assert!(text.lines().all(|line| line.len() <= 60), "{text}");
+        assert!(text.contains("\n                              word word"), "{text}");
     }
 
     #[test]

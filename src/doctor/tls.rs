@@ -33,7 +33,7 @@ pub(super) struct Ready {
 /// Waits until it is known of each.
 pub(super) async fn examine(case: &Case, greeted: Vec<(Journey, Greeted)>) -> Vec<Ready> {
     if greeted.is_empty() {
-        case.skip(&[OFFERED, HANDSHAKE, CERTIFICATE], "no server has greeted");
+        case.behind(&[OFFERED, HANDSHAKE, CERTIFICATE], "no server has greeted");
         return Vec::new();
     }
     let mut findings: [Vec<Finding>; 3] = Default::default();
@@ -49,8 +49,8 @@ pub(super) async fn examine(case: &Case, greeted: Vec<(Journey, Greeted)>) -> Ve
                 UpstreamTls::Off => "upstream_tls = \"off\"",
                 _ => "TLS is not offered",
             };
-            findings[1].push(Finding::skip(HANDSHAKE, why));
-            findings[2].push(Finding::skip(CERTIFICATE, why));
+            findings[1].push(Finding::behind(HANDSHAKE, why));
+            findings[2].push(Finding::behind(CERTIFICATE, why));
             ready.push(Ready { journey, greeted, barred });
             continue;
         }
@@ -125,7 +125,7 @@ fn judged(case: &Case, secured: Option<&Secured>) -> (Finding, Finding) {
             (Finding::ok(HANDSHAKE, text), certificate)
         }
         Err(trouble) => {
-            (broken(trouble), Finding::skip(CERTIFICATE, "TLS has failed before it counted"))
+            (broken(trouble), Finding::behind(CERTIFICATE, "TLS has failed before it counted"))
         }
     }
 }

@@ -10,6 +10,8 @@ pub(super) const PROTOCOL_41: u32 = 0x200;
 pub(super) const SSL: u32 = 0x800;
 pub(super) const SECURE_CONNECTION: u32 = 0x8000;
 pub(super) const PLUGIN_AUTH: u32 = 0x8_0000;
+pub(super) const CONNECT_WITH_DB: u32 = 0x8;
+const CONNECT_ATTRS: u32 = 0x10_0000;
 /// Bytes of a nonce, the zero behind them not counted.
 pub const NONCE_LEN: usize = 20;
 /// `utf8mb4_general_ci`, which every server has.
@@ -86,15 +88,13 @@ impl Greeting {
     /// nevertheless: it gives each unknown user a plugin at random (`decoy_user`), to tell nobody
     /// which users there are. No password, as every plugin refuses that without a further question.
     pub fn failing_login(&self) -> Vec<u8> {
-        frame(1, &self.failing_response(false))
+        let capabilities = PROTOCOL_41 | SECURE_CONNECTION | (self.capabilities & PLUGIN_AUTH);
+        frame(1, &self.failing_response(capabilities))
     }
 
-    /// Its payload; inside TLS it says that it is.
-    pub(super) fn failing_response(&self, is_tls: bool) -> Vec<u8> {
-        let mut capabilities = PROTOCOL_41 | SECURE_CONNECTION | (self.capabilities & PLUGIN_AUTH);
-        if is_tls {
-            capabilities |= SSL;
-        }
+    /// Its payload, with what these capabilities announce. Inside TLS they must be those of the
+    /// SSLRequest: servers go by them.
+    pub(super) fn failing_response(&self, capabilities: u32) -> Vec<u8> {
         let mut payload = Vec::with_capacity(96);
         payload.extend_from_slice(&capabilities.to_le_bytes());
         payload.extend_from_slice(&0x00ff_ffff_u32.to_le_bytes());
@@ -103,8 +103,15 @@ impl Greeting {
         payload.extend_from_slice(NOBODY);
         // The length of the authentication data.
         payload.push(0);
+        if capabilities & CONNECT_WITH_DB != 0 {
+            payload.push(0);
+        }
         if capabilities & PLUGIN_AUTH != 0 {
             payload.extend_from_slice(&self.plugin);
+            payload.push(0);
+        }
+        if capabilities & CONNECT_ATTRS != 0 {
+            // The length of the attributes.
             payload.push(0);
         }
         payload
@@ -175,6 +182,7 @@ pub fn answer_sequence(first: &[u8]) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::response::Response;
     use super::*;
     use proptest::prelude::*;
 
@@ -198,6 +206,23 @@ mod tests {
         assert_eq!(packet[3], 1);
         assert!(packet.ends_with(b"\0mysql_native_password\0"));
         assert_eq!(answer_sequence(&packet), Some(2));
+    }
+
+    #[test]
+    fn a_failing_response_has_what_its_capabilities_announce() {
+        let greeting = Greeting::parse(MARIADB).unwrap();
+        let base = PROTOCOL_41 | SECURE_CONNECTION | SSL;
+        for (also, behind) in [
+            (0, &b""[..]),
+            (CONNECT_WITH_DB, b"\0"),
+            (PLUGIN_AUTH, b"mysql_native_password\0"),
+            (CONNECT_WITH_DB | PLUGIN_AUTH | CONNECT_ATTRS, b"\0mysql_native_password\0\0"),
+        ] {
+            let payload = greeting.failing_response(base | also);
+            let head = [NOBODY, b"\0", behind].concat();
+            assert!(payload.ends_with(&head), "{also:x}: {payload:?}");
+            assert!(Response::parse(&payload).is_some_and(|response| response.auth.is_empty()));
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ use mysql_common::proto::MySerialize;
 use super::channel::{Channel, Raw, refusal};
 use super::error::Problem;
 use super::handshake::{self, ServerKind};
+use super::packet::HEADER_LEN;
 use super::rsa::seal;
 use crate::show::table::harmless;
 
@@ -137,6 +138,7 @@ pub async fn ask_for_tls(
     login: &Login,
 ) -> Result<(), Problem> {
     let agreed = greeting.agreed(login, true);
+    channel.capabilities = agreed;
     channel.send(&SslRequest::new(agreed, MAX_PACKET, COLLATION)).await
 }
 
@@ -201,7 +203,13 @@ pub async fn take_leave(channel: &mut Channel, greeting: &Greeting) -> Result<()
     if greeting.kind() == ServerKind::TiDb {
         return Ok(());
     }
-    channel.send(&Raw(&greeting.known.failing_response(channel.is_secure()))).await?;
+    match channel.is_secure() {
+        true => {
+            let agreed = channel.capabilities.bits();
+            channel.send(&Raw(&greeting.known.failing_response(agreed))).await?;
+        }
+        false => channel.send(&Raw(&greeting.known.failing_login()[HEADER_LEN..])).await?,
+    }
     for _ in 0..ROUNDS {
         let next = channel.next().await?;
         match next.first {

@@ -5,14 +5,14 @@
 //! Source: MySQL Internals, "Protocol::HandshakeResponse41" and "Protocol::SSLRequest".
 
 use super::handshake::{
-    COMPRESS, Greeting, PLUGIN_AUTH, PROTOCOL_41, SECURE_CONNECTION, SSL, ZSTD, set_ssl, split_nul,
+    COMPRESS, CONNECT_WITH_DB, Greeting, PLUGIN_AUTH, PROTOCOL_41, SECURE_CONNECTION, SSL, ZSTD,
+    set_ssl, split_nul,
 };
 
 /// Capabilities, longest packet, character set, filler: all of an SSLRequest, and the head of
 /// every HandshakeResponse.
 pub const HEAD_LEN: usize = 32;
 
-const CONNECT_WITH_DB: u32 = 0x8;
 const LENGTH_ENCODED_AUTH: u32 = 0x20_0000;
 
 /// What is needed of a HandshakeResponse.

@@ -98,12 +98,12 @@ pub fn paragraph(text: &str) -> String {
     wrapped(&harmless(text), WIDTH).into_iter().map(|line| line + "\n").collect()
 }
 
-/// Lines that begin at a column, the first wrapped to the width of a table; those after it are commands,
-/// set in and never broken.
-pub fn hanging(text: &str, indent: usize) -> String {
+/// Lines that begin at a column, the first wrapped to so many columns in all; those after it are
+/// commands, set in and never broken.
+pub fn hanging(text: &str, indent: usize, columns: usize) -> String {
     let mut lines = text.split('\n').map(harmless);
     let first = lines.next().unwrap_or_default();
-    let prose = wrapped(&first, WIDTH.saturating_sub(indent + GAP));
+    let prose = wrapped(&first, columns.saturating_sub(indent + GAP).max(LEAST));
     let (margin, deeper) = (" ".repeat(indent), " ".repeat(indent + GAP));
     let prose = prose.iter().enumerate().map(|(number, line)| match number {
         0 => format!("{margin}{line}\n"),

@@ -32,7 +32,7 @@ fn taken() -> Doctor {
     let taken = listener();
     let at = taken.local_addr().unwrap().to_string();
     let server = Fake::mysql().start().to_string();
-    Doctor::bare().flags(&[&server, "--listen", &at]).patience("1s").keeping(taken)
+    Doctor::bare().flags(&[&server, "--listen", &at]).keeping(taken)
 }
 
 /// A bridge of nobody's that would listen there.
@@ -40,7 +40,7 @@ fn listening_at(address: &str) -> Option<Doctor> {
     let place = Place::new(&["10.0.0.1"])?;
     place.serve(&Fake::mysql(), &["10.0.0.1"]);
     let flags = ["10.0.0.1", "--listen", address, "--allow-any"];
-    Some(by_nobody(Doctor::bare().flags(&flags).patience("1s").inside(&place.namespace)))
+    Some(by_nobody(Doctor::bare().flags(&flags).inside(&place.namespace)))
 }
 
 fn by_nobody(doctor: Doctor) -> Doctor {

@@ -98,11 +98,11 @@ fn wrong_usage_ends_with_2() {
 
 #[test]
 fn a_bad_configuration_ends_with_78() {
-    let bad = file("[upstream.tidb]\ngatewai = \"db.test\"\n");
+    let bad = file("[upstream.tidb]\ngateway = \"db.test\"\nmin_tll = \"1s\"\n");
     let output = tidegate(&["doctor", "--config", bad.to_str().unwrap()]);
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(78), "{said}");
-    assert!(said.contains("gatewai") && said.contains("gateway"), "{said}");
+    assert!(said.contains("min_tll") && said.contains("min_ttl"), "{said}");
     let gone = tidegate(&["doctor", "--config", "/no/such/file.toml"]);
     assert_eq!(gone.status.code(), Some(78));
     let bad = tidegate_in(&["doctor", "127.0.0.1:1"], &[("TIDEGATE_CONNECT_TIMEOUT", "soon")]);
@@ -112,7 +112,7 @@ fn a_bad_configuration_ends_with_78() {
 #[test]
 fn the_environment_counts_as_it_does_for_the_bridge() {
     let (refusing, _socket) = nobody();
-    let doctor = Doctor::bare().flags(&[&refusing.to_string()]).patience("1s");
+    let doctor = Doctor::bare().flags(&[&refusing.to_string()]);
     let doctor = doctor.variable("TIDEGATE_LISTEN", "127.0.0.1:0");
     doctor.stops_at("address.connect", "connect_refused");
 }

@@ -43,13 +43,14 @@ pub struct Doctor {
     /// Commands that become the rest of the command line.
     around: Vec<String>,
     program: String,
+    patience: String,
     keeps: Vec<Box<dyn Any>>,
 }
 
 impl Doctor {
-    /// A look at `gateway`, from a port that is free, with little patience.
+    /// A look at `gateway`, from a port that is free.
     pub fn at(gateway: impl ToString) -> Self {
-        Self::bare().flags(&[&gateway.to_string(), "--listen", "127.0.0.1:0"]).patience("1s")
+        Self::bare().flags(&[&gateway.to_string(), "--listen", "127.0.0.1:0"])
     }
 
     /// A look at all that a file has.
@@ -58,7 +59,7 @@ impl Doctor {
         Self::bare().flags(&["--config", file.to_str().unwrap()]).keeping(file)
     }
 
-    /// The command without a flag.
+    /// The command with no more than little patience.
     pub fn bare() -> Self {
         Self {
             args: vec!["doctor".into()],
@@ -66,6 +67,7 @@ impl Doctor {
             namespace: None,
             around: Vec::new(),
             program: TIDEGATE.into(),
+            patience: "1s".into(),
             keeps: Vec::new(),
         }
     }
@@ -76,7 +78,7 @@ impl Doctor {
     }
 
     pub fn patience(self, time: &str) -> Self {
-        self.flags(&["--connect-timeout", time])
+        Self { patience: time.into(), ..self }
     }
 
     pub fn nameserver(self, address: impl ToString) -> Self {
@@ -182,15 +184,20 @@ impl Doctor {
             None => command(first),
         };
         without_settings(&mut command);
-        command.args(words).args(&self.args).args(more);
+        command.args(words).args(self.all_args()).args(more);
         command.envs(self.variables.iter().cloned());
         command
     }
 
     /// The whole command line, for a shell.
     pub fn line(&self) -> String {
-        let words = [self.program.clone()].into_iter().chain(self.args.iter().cloned());
+        let words = [self.program.clone()].into_iter().chain(self.all_args());
         words.map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ")
+    }
+
+    fn all_args(&self) -> impl Iterator<Item = String> {
+        let patience = ["--connect-timeout".into(), self.patience.clone()];
+        self.args.iter().cloned().chain(patience)
     }
 }
 

@@ -16,9 +16,11 @@ install_packages() (
 )
 
 # Debian sid with these packages (a,b,…) in a folder, once, as root. Nothing is mounted or started there:
-# its programs run as `sid_program` says.
+# its programs run as `sid_program` says. Whoever comes while it is being fetched waits for that.
 debian_sid() {
-    local root=$1 packages=$2
+    local root=$1 packages=$2 lock
+    exec {lock}>"$root.lock"
+    flock "$lock"
     [[ ! -e $root ]] || return 0
     if ((EUID != 0)) || ! command -v debootstrap >/dev/null; then
         echo "Debian sid is fetched by root and debootstrap" >&2
