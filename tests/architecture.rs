@@ -25,6 +25,7 @@ const TABLE: &[Room] = &[
     // Every room receives its own section of the configuration; this one's type lives there.
     Room { name: "log", may_import: &["config"] },
     Room { name: "cli", may_import: &[] },
+    Room { name: "cli::given", may_import: &["config"] },
     Room { name: "net", may_import: FLOOR_0 },
     Room { name: "tls", may_import: &["net"] },
     Room { name: "relay", may_import: &["net"] },
