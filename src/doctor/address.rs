@@ -6,7 +6,7 @@ use std::net::{SocketAddr, UdpSocket};
 use super::answers::Advice;
 use super::case::Case;
 use super::finding::{Finding, together};
-use super::journey::{Connected, Journey};
+use super::journey::Journey;
 use super::shown;
 use crate::net::connect::ConnectError;
 use crate::upstream::plan::{Cloud, Service};
@@ -30,7 +30,7 @@ pub(super) async fn examine(case: &Case, journeys: Vec<Journey>) -> Vec<Journey>
                 connects.push(
                     Finding::ok(CONNECT, format!("connected in {}", shown(met.took))).of(address),
                 );
-                paths.push(path(&met).of(address));
+                paths.extend(met.sizes.map(|sizes| path(sizes).of(address)));
                 open.push(journey);
             }
             Ok(Err(error)) => connects.push(failed(case, address, &error).of(address)),
@@ -47,9 +47,9 @@ pub(super) async fn examine(case: &Case, journeys: Vec<Journey>) -> Vec<Journey>
     open
 }
 
-fn path(met: &Connected) -> Finding {
-    let evidence = format!("segments of {} B, path MTU {} B", met.mss, met.mtu);
-    match met.mss {
+fn path([segment, packet]: [u32; 2]) -> Finding {
+    let evidence = format!("segments of {segment} B, path MTU {packet} B");
+    match segment {
         ..SMALL => Finding::warn(PATH, "small_mss", evidence)
             .likely("a tunnel on the way, or a peer that announces little")
             .hint(

@@ -216,7 +216,7 @@ fn keepalive(config: &Config) -> Finding {
     const CHECK: &str = "host.keepalive";
     let tcp = &config.tcp;
     let own = format!(
-        "the bridge probes after {}, every {}, {} times",
+        "the bridge asks after {} of silence, every {}, {} times",
         humantime::format_duration(tcp.keepalive_idle),
         humantime::format_duration(tcp.keepalive_interval),
         tcp.keepalive_count
@@ -226,10 +226,9 @@ fn keepalive(config: &Config) -> Finding {
         text.trim().parse::<u64>().ok()
     };
     let host = match KEEPALIVE.map(read) {
-        [Some(time), Some(interval), Some(count)] => format!(
-            "; programs without it go by this host's {time} s, {interval} s, {count}, if they ask \
-             for keepalive at all"
-        ),
+        [Some(time), Some(interval), Some(count)] => {
+            format!("; this host's own: {time} s, {interval} s, {count}")
+        }
         _ => String::new(),
     };
     if tcp.keepalive_idle > PATIENCE_OF_LOAD_BALANCERS {

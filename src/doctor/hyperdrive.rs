@@ -37,8 +37,8 @@ fn origin(case: &Case, addresses: &[SocketAddr]) -> Finding {
         Some(address) => Finding::ok(
             ORIGIN,
             format!(
-                "{} is private, which Hyperdrive takes for no origin (errors 2008, 2009): give it this \
-                 bridge, by a Workers VPC service or a tunnel's hostname",
+                "{} is private, so no origin for Hyperdrive (errors 2008, 2009): a Workers VPC service \
+                 or a tunnel leads it to this bridge",
                 address.ip()
             ),
         ),

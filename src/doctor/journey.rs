@@ -4,6 +4,7 @@
 //! has greeted, and shown a certificate that is good enough, logs in; the others take leave, as every
 //! connection does whose server has greeted: nobody counts an interrupted handshake.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -57,9 +58,8 @@ pub(super) struct Journey {
 #[derive(Debug, Clone)]
 pub(super) struct Connected {
     pub took: Duration,
-    /// Largest segment, and largest packet of the path.
-    pub mss: u32,
-    pub mtu: u32,
+    /// Largest segment, and largest packet of the path; `None`: it was reset before it was asked.
+    pub sizes: Option<[u32; 2]>,
 }
 
 /// What a greeting told.
@@ -175,10 +175,20 @@ impl Rules {
         steps: Steps,
     ) -> Option<()> {
         let Steps { connected, greeted, secured, logged_in } = steps;
+        let began = now();
         let stream = match self.connect(address).await {
             Ok((stream, met)) => {
                 let _ = connected.send(Ok(met));
                 stream
+            }
+            // It was accepted: an RST in answer to a SYN is a refusal. This one was there before
+            // anybody looked.
+            Err(ConnectError::Connect(reset) | ConnectError::Broken(reset))
+                if reset.kind() == io::ErrorKind::ConnectionReset =>
+            {
+                let _ = connected.send(Ok(Connected { took: began.elapsed(), sizes: None }));
+                let _ = greeted.send(Err(Trouble::Wire(Problem::Broken(reset))));
+                return None;
             }
             Err(error) => {
                 let _ = connected.send(Err(error));
@@ -246,7 +256,7 @@ impl Rules {
         proxy_protocol::send(&mut stream, self.send_proxy_protocol, None)
             .await
             .map_err(ConnectError::Broken)?;
-        Ok((stream, Connected { took, mss: info.snd_mss, mtu: info.pmtu }))
+        Ok((stream, Connected { took, sizes: Some([info.snd_mss, info.pmtu]) }))
     }
 
     async fn visit(&self, mut channel: Channel, hello: &Greeting, login: &Login) -> LoggedIn {

@@ -143,7 +143,12 @@ impl Doctor {
 
     /// The gateways that are looked at.
     pub fn gateways(&self) -> Vec<String> {
-        self.config.upstreams.iter().map(|upstream| upstream.gateway.to_string()).collect()
+        let upstreams = &self.config.upstreams;
+        let shown = |upstream: &config::Upstream| match upstreams.len() {
+            1 => upstream.gateway.to_string(),
+            _ => format!("{} ({})", upstream.name, upstream.gateway),
+        };
+        upstreams.iter().map(shown).collect()
     }
 
     /// Looks at everything, and tells each finding in the order of the path.
@@ -205,6 +210,7 @@ fn first_given(given: &Overrides, keys: &[&'static str]) -> Option<&'static str>
 fn shown(time: Duration) -> String {
     let ms = time.as_secs_f64() * 1000.0;
     match ms {
+        ms if ms < 1.0 => format!("{ms:.2} ms"),
         ms if ms < 10.0 => format!("{ms:.1} ms"),
         ms if ms < 10_000.0 => format!("{ms:.0} ms"),
         ms => format!("{:.1} s", ms / 1000.0),

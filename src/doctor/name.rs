@@ -40,7 +40,7 @@ pub(super) fn pattern(case: &Case) {
         }
         Some(plan) => Finding::ok(CHECK, described_plan(plan)),
     };
-    case.tell(finding.of(gateway));
+    case.tell(finding);
 }
 
 fn described_plan(plan: &Plan) -> String {

@@ -207,9 +207,10 @@ fn is_plain(c: char) -> bool {
     c == '\n' || !c.is_control() && !turns_text_around
 }
 
-/// A text on one line.
+/// A text on one line, without its figures: the time is another one in the next run.
 fn words(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    words.chars().filter(|c| !c.is_ascii_digit()).collect()
 }
 
 /// Runs a command, which has to end in time.

@@ -27,7 +27,9 @@ debian_sid() {
         return 1
     fi
     echo "== Debian sid with $packages, once, into $root"
-    rm -rf "$root.part"
+    # What was interrupted has left them mounted.
+    umount "$root.part"/{proc,sys} 2>/dev/null || true
+    rm -rf --one-file-system "$root.part"
     if ! debootstrap --variant=minbase --include="$packages" sid "$root.part" http://deb.debian.org/debian >"$root.log" 2>&1; then
         tail -n 1 "$root.log" >&2
         return 1
