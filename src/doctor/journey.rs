@@ -38,6 +38,8 @@ const MOST_FOR_A_STEP: Duration = Duration::from_secs(6);
 /// So may a log-in, which is answered more slowly by a cluster that sleeps.
 const OFTEN: u32 = 5;
 const MOST_FOR_A_LOGIN: Duration = Duration::from_secs(15);
+/// A little less than the kernel waits before it sends a SYN again.
+const A_SYN_AGAIN: Duration = Duration::from_millis(900);
 const FOR_A_FAREWELL: Duration = Duration::from_secs(2);
 const PINGS: usize = 9;
 const FOR_PINGS: Duration = Duration::from_secs(3);
@@ -251,8 +253,13 @@ impl Rules {
         let within = self.deadline.within(self.connect_timeout.min(MOST_FOR_TCP));
         let began = now();
         let mut stream = connect(address, &self.tcp, within).await?;
-        let took = began.elapsed();
         let info = TcpInfo::of(&stream).map_err(ConnectError::Connect)?;
+        // The kernel knows it better than a thread that does other things meanwhile; but not what a
+        // lost SYN has cost.
+        let took = match began.elapsed() {
+            elapsed if elapsed < A_SYN_AGAIN => Duration::from_micros(info.rtt.into()),
+            elapsed => elapsed,
+        };
         proxy_protocol::send(&mut stream, self.send_proxy_protocol, None)
             .await
             .map_err(ConnectError::Broken)?;
