@@ -17,7 +17,7 @@ pub enum Artefact {
     Certificate(Certificate),
     /// Writes cloudflared's config.yml, with what else its tunnel needs.
     ///
-    /// Its ingress leads to the listeners. Values that tidegate cannot know are <NAMES>, listed at the end.
+    /// Its ingress leads to the listeners. Values that tidegate cannot know are `<NAMES>`, listed at the end.
     #[command(after_help = EXIT_CODES)]
     Cloudflared(SetUp),
     /// Writes the commands of both routes of Cloudflare Hyperdrive to a listener, the binding, and a Worker.

@@ -15,7 +15,7 @@
 //!
 //! # Time
 //!
-//! Everything must have been said [`WHOLE`] after the beginning: whoever waits takes what is left, if
+//! Everything must have been said `WHOLE` after the beginning: whoever waits takes what is left, if
 //! that is less than its own patience. Upstreams are looked at at the same time, and so are the
 //! addresses of each; what they find is told in the order of the path.
 

@@ -1,7 +1,7 @@
 //! What will not work in the files of a set-up: cloudflared's config.yml, wrangler's configuration, DSNs,
 //! Workers, and the commands of scripts and guides.
 //!
-//! Each file is taken apart into parts of one kind ([`source`]), each part is read without stopping at what
+//! Each file is taken apart into parts of one kind (`source`), each part is read without stopping at what
 //! is odd in it, and rules look at what was read: at one part (`cloudflared`, `wrangler`, `worker`, `dsn`,
 //! `commands`), and at all of them (`together`). What a file says is somebody else's: of a DSN nothing but
 //! its host is ever repeated.
