@@ -63,6 +63,12 @@ fn path([segment, packet]: [u32; 2]) -> Finding {
 fn failed(case: &Case, address: SocketAddr, error: &ConnectError) -> Finding {
     let (cause, advice) = match error {
         ConnectError::Timeout(_) => ("connect_timeout", dropped(case, address)),
+        // A host without IPv6 has no address of its own for it.
+        ConnectError::Local(error)
+            if error.kind() == io::ErrorKind::AddrNotAvailable && address.is_ipv6() =>
+        {
+            ("unreachable", unreachable(address))
+        }
         ConnectError::Local(_) => (
             "host_exhausted",
             advice(

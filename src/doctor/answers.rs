@@ -152,6 +152,9 @@ fn addresses(inquiry: &Inquiry<'_>, said: &[(SocketAddr, Said)]) -> Vec<Finding>
     let mut findings = Vec::new();
     if let (Ok(own), true) = (inquiry.own, inquiry.is_pinned) {
         let evidence = format!("{}, by the hosts file", list(&own.addresses));
+        if own.addresses.iter().all(IpAddr::is_loopback) {
+            return vec![Finding::ok(ADDRESS, evidence).of("/etc/hosts")];
+        }
         findings.push(
             Finding::warn(ADDRESS, "hosts_file", evidence)
                 .of("/etc/hosts")
@@ -212,12 +215,18 @@ fn absent(inquiry: &Inquiry<'_>, error: &LookupError, said: &[(SocketAddr, Said)
         "dns_malformed" => finding
             .likely("what answers there is no DNS server, or something on the way changes answers")
             .hint("use another DNS server (--nameserver)"),
-        _ => finding
-            .likely("no DNS server is reached: it is down, or UDP and TCP to port 53 are dropped")
-            .hint(
-                "let this host reach it, or use another (--nameserver); on AWS the VPC's own is \
-                 169.254.169.253, and it answers only if the VPC has enableDnsSupport",
-            ),
+        _ => finding.advised(&unreached()),
+    }
+}
+
+/// What is likely when DNS servers say nothing.
+pub(super) fn unreached() -> Advice {
+    Advice {
+        likely: "no DNS server is reached: it is down, or UDP and TCP to port 53 are dropped"
+            .into(),
+        hint: "let this host reach it, or use another (--nameserver); on AWS the VPC's own is \
+               169.254.169.253, and it answers only if the VPC has enableDnsSupport"
+            .into(),
     }
 }
 

@@ -221,7 +221,7 @@ fn of_refusal(
                 "ALTER USER … IDENTIFIED WITH caching_sha2_password BY …",
             ),
         ),
-        1045 | 3118 | 4151 => ("access_denied", denied_password(case, refusal)),
+        1045 | 1698 | 3118 | 4151 => ("access_denied", denied_password(case, refusal)),
         _ => ("login_error", advice("the server does not let the user in", "its words say why")),
     }
 }
@@ -255,6 +255,12 @@ fn denied(case: &Case) -> Advice {
 }
 
 fn denied_password(case: &Case, refusal: &Refusal) -> Advice {
+    if refusal.code == 1698 {
+        return advice(
+            "the account is let in by its name on the server's own host, and by no password",
+            "create a user with a password for this host",
+        );
+    }
     if refusal.code != 1045 {
         return advice("the account is locked", "ALTER USER … ACCOUNT UNLOCK");
     }

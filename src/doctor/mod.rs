@@ -160,9 +160,8 @@ impl Doctor {
         let deadline = Deadline::after(WHOLE);
         let instance = Arc::new(aws::Instance::find(metadata, deadline));
         let (sender, receiver) = mpsc::unbounded_channel();
-        let mut parts = vec![receiver];
         let host = host::examine(config.clone(), instance.clone(), deadline, sender);
-        tokio::spawn(host);
+        let mut parts = vec![(receiver, tokio::spawn(host))];
         let mut plans = Vec::new();
         for (upstream, look) in config.upstreams.iter().zip(looks) {
             let (sender, receiver) = mpsc::unbounded_channel();
@@ -183,23 +182,34 @@ impl Doctor {
                 broken: Mutex::new(None),
                 tasks: TaskTracker::new(),
             };
-            parts.push(receiver);
-            tokio::spawn(async move { case.examine().await });
+            parts.push((receiver, tokio::spawn(async move { case.examine().await })));
         }
         let (sender, receiver) = mpsc::unbounded_channel();
-        parts.push(receiver);
-        tokio::spawn(async move { aws::examine(&instance, &plans, &sender).await });
+        let region = tokio::spawn(async move { aws::examine(&instance, &plans, &sender).await });
+        parts.push((receiver, region));
         let mut all = Vec::new();
-        for mut part in parts {
+        for (mut part, task) in parts {
             // Whoever has hung or panicked has said what it found before.
             let end = deadline.end() + GRACE;
             while let Ok(Some(finding)) = timeout_at(end, part.recv()).await {
                 tell(&finding)?;
                 all.push(finding);
             }
+            if !matches!(timeout_at(end, task).await, Ok(Ok(()))) {
+                let unfinished = unfinished();
+                tell(&unfinished)?;
+                all.push(unfinished);
+            }
         }
         Ok(all)
     }
+}
+
+/// What was not looked at may be broken.
+fn unfinished() -> Finding {
+    Finding::fail("doctor.checks", "unfinished", "not all checks came to their end")
+        .likely("a fault of tidegate's own, or a host too busy to look at anything")
+        .hint("try again; if it stays so, report it with all of the above")
 }
 
 fn first_given(given: &Overrides, keys: &[&'static str]) -> Option<&'static str> {

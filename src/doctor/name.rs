@@ -79,9 +79,14 @@ pub(super) async fn examine(case: &Case) -> Vec<SocketAddr> {
             case.behind(&ANSWERS, "there is no DNS server to ask");
             return Vec::new();
         }
+        // Each name of a search list is asked for, and each takes its time.
         Err(_) => {
-            case.skip(&[RESOLVERS], "the time was up");
-            case.skip(&ANSWERS, "the time was up");
+            let [address, others @ ..] = ANSWERS;
+            case.skip(&[RESOLVERS], "none has said anything in time");
+            let evidence = format!("no answer within {}", super::shown(within));
+            let silent = Finding::fail(address, "dns_timeout", evidence);
+            case.tell(silent.advised(&answers::unreached()));
+            case.behind(&others, "there is no address");
             return Vec::new();
         }
     };

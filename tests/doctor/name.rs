@@ -1,5 +1,6 @@
 //! What DNS says of a gateway, and what it should not.
 
+use std::net::{TcpListener, UdpSocket};
 use std::time::Duration;
 
 use hickory_resolver::proto::rr::RecordType;
@@ -218,6 +219,19 @@ fn the_hosts_file_counts() {
     let bind = format!("mount --bind '{}' /etc/hosts && exec \"$@\"", hosts.display());
     let doctor = place.asks(vec![dns], PLAIN).on("").around(&["sh", "-c", &bind, "sh"]);
     doctor.keeping(hosts).warns("name.address", "hosts_file");
+}
+
+/// Each name of the list is asked for, and each takes its time.
+#[test]
+fn a_dns_server_that_is_silent_for_a_whole_search_list() {
+    let Some(place) = Place::new(&[]) else { return };
+    let port = place.namespace.enter(|| {
+        (UdpSocket::bind("127.0.0.1:53").unwrap(), TcpListener::bind("127.0.0.1:53").unwrap())
+    });
+    let conf = file("search a.test b.test\nnameserver 127.0.0.1\n");
+    let bind = format!("mount --bind '{}' /etc/resolv.conf && exec \"$@\"", conf.display());
+    let doctor = place.doctor(PLAIN).on("").around(&["sh", "-c", &bind, "sh"]);
+    doctor.keeping((port, conf)).stops_at("name.address", "dns_timeout");
 }
 
 #[test]
