@@ -102,10 +102,15 @@ pub fn not_after(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
 /// From when until when a certificate is valid.
 fn validity(certificate: &CertificateDer<'_>) -> Option<[SystemTime; 2]> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    Some(dates(&parsed))
+}
+
+/// The same of one that is parsed already.
+pub(super) fn dates(parsed: &X509Certificate<'_>) -> [SystemTime; 2] {
     let validity = parsed.validity();
     // What was long ago may as well have been in 1970.
     let moment = |seconds: i64| UNIX_EPOCH + Duration::from_secs(seconds.try_into().unwrap_or(0));
-    Some([validity.not_before, validity.not_after].map(|time| moment(time.timestamp())))
+    [validity.not_before, validity.not_after].map(|time| moment(time.timestamp()))
 }
 
 fn date_warning(

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -18,6 +18,7 @@ use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::TlsError;
+use super::cert::dates;
 use super::client::{Connector, Trust, own_pair, server_name};
 use crate::config::{Origination, UpstreamTls};
 
@@ -166,9 +167,7 @@ impl Written {
     /// Reads it; `None` if it is not as the standards have it.
     pub fn in_certificate(certificate: &CertificateDer<'_>) -> Option<Self> {
         let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-        // What was long ago may as well have been in 1970.
-        let moment =
-            |seconds: i64| UNIX_EPOCH + Duration::from_secs(seconds.try_into().unwrap_or(0));
+        let [begins, ends] = dates(&parsed);
         let alternatives = parsed.subject_alternative_name().ok().flatten();
         let names = alternatives.iter().flat_map(|all| &all.value.general_names);
         let points_to_issuer = parsed.extensions().iter().any(|one| {
@@ -185,8 +184,8 @@ impl Written {
             issuer: name(parsed.issuer()),
             issuer_organisation: organisation.and_then(|one| Some(one.as_str().ok()?.to_owned())),
             names: names.filter_map(shown).collect(),
-            begins: moment(parsed.validity().not_before.timestamp()),
-            ends: moment(parsed.validity().not_after.timestamp()),
+            begins,
+            ends,
             points_to_issuer,
             is_self_signed: parsed.subject() == parsed.issuer(),
         })
