@@ -216,11 +216,7 @@ fn dials_of_a_server_that_hangs_do_not_block_the_host_when_it_goes_on() {
         assert_eq!(heard[4..7], *b"\xff\xd3\x07", "an ERR with code 2003");
     });
     path.mariadb.signal(Signal::CONT);
-    until_it(
-        "it has greeted all",
-        || path.toll().aborted_connects,
-        |now| *now >= before.aborted_connects + count,
-    );
+    until_it("it has greeted all", || path.toll().refused, |now| *now >= before.refused + count);
     path.is_not_blocked(&bridge, "dials that reach dial_deadline", count, before);
 }
 
@@ -401,7 +397,9 @@ impl Path {
              {aborted} Aborted_connects ({each:.2} per visit)"
         );
         assert_eq!((handshakes, after.connect_errors), (0, 0), "{what}: {after:?}");
-        assert_eq!((refused, aborted), (count, count), "{what}: {after:?}");
+        assert_eq!(refused, count, "{what}: {after:?}");
+        // Counted by MariaDB's threads without a lock (`statistic_increment`): a few can be lost.
+        assert!(aborted <= count && aborted + count / 100 + 1 >= count, "{what}: {after:?}");
         self.can_log_in(bridge);
     }
 }
