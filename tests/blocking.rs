@@ -279,6 +279,13 @@ struct Path {
     server: SocketAddr,
 }
 
+/// Accounts of many plugins: an unknown user is asked as one of them would be.
+fn accounts() -> String {
+    let account = |id| format!("CREATE USER ed{id} IDENTIFIED VIA ed25519 USING PASSWORD('e');");
+    let accounts: String = (0..20).map(account).collect();
+    format!("INSTALL SONAME 'auth_ed25519'; {accounts}")
+}
+
 /// What the server has counted against the bridge's host.
 #[derive(Debug, Clone, Copy)]
 struct Toll {
@@ -303,6 +310,7 @@ impl Path {
             "--max-connections=500",
         ];
         let mariadb = MariaDb::start_inside(&server_side, &hosts, &options)?;
+        mariadb.query(mariadb.port, &accounts());
         let server = SocketAddr::new("10.78.1.2".parse().unwrap(), mariadb.port);
         Some(Self { mariadb, bridge_side, server })
     }

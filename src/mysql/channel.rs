@@ -175,6 +175,11 @@ impl Channel {
         Ok(&self.kept)
     }
 
+    /// The payload that was kept last.
+    pub fn kept(&self) -> &[u8] {
+        &self.kept
+    }
+
     /// Skips the payload, and the packets that continue it; returns their length.
     pub async fn skip(&mut self, next: Next) -> Result<u64, Problem> {
         let mut length = next.length;

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::handshake::{Greeting, ServerKind};
+use super::handshake::{Greeting, ServerKind, wrong_answer};
 use super::packet::{self, HEADER_LEN, frame};
 use crate::drain::{Drain, Phase};
 use crate::net::stream::Stream;
@@ -126,8 +126,11 @@ async fn refuse_to_log_in(stream: &mut Stream, greeting: &Greeting) -> io::Resul
     for _ in 0..ROUNDS {
         let (sequence, payload) = read(stream).await?;
         match payload.first() {
-            // AuthSwitchRequest, or a plugin that wants to know more: an empty answer.
-            Some(0xfe | 0x01) => stream.write_all(&frame(sequence.wrapping_add(1), &[])).await?,
+            // AuthSwitchRequest, or a plugin that wants to know more.
+            Some(0xfe | 0x01) => {
+                let answer = frame(sequence.wrapping_add(1), wrong_answer(&payload));
+                stream.write_all(&answer).await?;
+            }
             // Somebody gave the world a password-less account. COM_QUIT.
             Some(0x00) => return stream.write_all(&frame(0, &[1])).await,
             _ => return Ok(()),

@@ -16,6 +16,8 @@ const CONNECT_ATTRS: u32 = 0x10_0000;
 pub const NONCE_LEN: usize = 20;
 /// `utf8mb4_general_ci`, which every server has.
 const CHARSET: u8 = 45;
+/// Bytes of a signature of Ed25519.
+const ED25519_SIGNATURE: usize = 64;
 /// The user of [`Greeting::failing_login`].
 const NOBODY: &[u8] = b"tidegate-took-leave\0";
 
@@ -84,9 +86,10 @@ impl Greeting {
     /// Source: MySQL's `sql/auth/sql_authentication.cc`, `acl_authenticate`: only CR_AUTH_HANDSHAKE
     /// counts to the block, and that is what plugins make of a client that is gone.
     ///
-    /// The plugin is the server's own default, so that it need not ask for another. MySQL 9 may ask
-    /// nevertheless: it gives each unknown user a plugin at random (`decoy_user`), to tell nobody
-    /// which users there are. No password, as every plugin refuses that without a further question.
+    /// The plugin is the server's own default, so that it need not ask for another. MySQL 9 and MariaDB
+    /// may ask nevertheless: they give each unknown user the plugin of some account (`decoy_user`,
+    /// `find_mpvio_user`), to tell nobody which users there are: see [`wrong_answer`]. No password, as
+    /// most plugins refuse that without a further question.
     pub fn failing_login(&self) -> Vec<u8> {
         let capabilities = PROTOCOL_41 | SECURE_CONNECTION | (self.capabilities & PLUGIN_AUTH);
         frame(1, &self.failing_response(capabilities))
@@ -115,6 +118,20 @@ impl Greeting {
             payload.push(0);
         }
         payload
+    }
+}
+
+/// What a plugin takes for a wrong password, when it asks by an AuthSwitchRequest or AuthMoreData: no
+/// password, for most of them.
+///
+/// MariaDB's `client_ed25519` takes what is no signature for a client that is gone, and counts it as
+/// an interrupted handshake; so does `parsec`, but for its first question, which only an empty packet
+/// answers. Source: MariaDB's `plugin/auth_ed25519/server_ed25519.c` and
+/// `plugin/auth_parsec/server_parsec.cc`, `auth`.
+pub fn wrong_answer(question: &[u8]) -> &'static [u8] {
+    match question.strip_prefix(b"\xfe").and_then(split_nul) {
+        Some((b"client_ed25519" | b"parsec", _)) => &[0; ED25519_SIGNATURE],
+        _ => &[],
     }
 }
 

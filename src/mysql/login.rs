@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::time::Duration;
 
 use mysql_common::constants::CapabilityFlags;
 use mysql_common::io::ParseBuf;
@@ -14,10 +15,11 @@ use mysql_common::packets::{
     AuthPlugin, AuthSwitchRequest, CommonOkPacket, HandshakePacket, HandshakeResponse, SslRequest,
 };
 use mysql_common::proto::MySerialize;
+use tokio::time::timeout;
 
 use super::channel::{Channel, Raw, refusal};
 use super::error::Problem;
-use super::handshake::{self, ServerKind};
+use super::handshake::{self, ServerKind, wrong_answer};
 use super::packet::HEADER_LEN;
 use super::rsa::seal;
 use crate::show::table::harmless;
@@ -38,6 +40,8 @@ const FAST: u8 = 3;
 const FULL: u8 = 4;
 /// caching_sha2_password: asks for the server's key.
 const KEY_REQUEST: u8 = 2;
+/// For a server to refuse a log-in that is meant to fail.
+const FOR_A_FAREWELL: Duration = Duration::from_secs(2);
 const COM_QUIT: u8 = 1;
 
 /// A user, and what is said beside it.
@@ -143,19 +147,50 @@ pub async fn ask_for_tls(
 }
 
 /// Logs in, and tells by which plugin.
+///
+/// A server whose question is not answered (a plugin that is not spoken, a password that would be in
+/// clear) is given a wrong answer, and refuses: a connection that is merely closed then counts as an
+/// interrupted handshake, for which servers block hosts.
 pub async fn authenticate(
     channel: &mut Channel,
     greeting: &Greeting,
     login: &Login,
 ) -> Result<AuthPlugin<'static>, Problem> {
+    let plugin = greeting.preferred.clone().unwrap_or(AuthPlugin::MysqlNativePassword);
+    let answer = match scramble(&plugin, login, &greeting.nonce, channel) {
+        Ok(answer) => answer,
+        Err(problem) => {
+            take_leave(channel, greeting).await;
+            return Err(problem);
+        }
+    };
+    let result = converse(channel, greeting, login, plugin, answer).await;
+    if let Err(Problem::Plugin(_) | Problem::InClear | Problem::Unverified) = result {
+        let refused = async {
+            let answer = wrong_answer(channel.kept());
+            channel.send(&Raw(answer)).await?;
+            until_refused(channel).await
+        };
+        let _ = timeout(FOR_A_FAREWELL, refused).await;
+    }
+    result
+}
+
+/// The log-in itself, beginning with the answer to the greeting's nonce.
+async fn converse(
+    channel: &mut Channel,
+    greeting: &Greeting,
+    login: &Login,
+    mut plugin: AuthPlugin<'static>,
+    answer: Option<Vec<u8>>,
+) -> Result<AuthPlugin<'static>, Problem> {
     let capabilities = greeting.agreed(login, channel.is_secure());
     channel.capabilities = capabilities;
     let mut nonce = greeting.nonce.clone();
-    let mut plugin = greeting.preferred.clone().unwrap_or(AuthPlugin::MysqlNativePassword);
     let name = ("program_name".to_owned(), login.program.to_owned());
     let attributes = capabilities.contains(CapabilityFlags::CLIENT_CONNECT_ATTRS);
     let response = HandshakeResponse::new(
-        scramble(&plugin, login, &nonce, channel)?,
+        answer,
         KNOWS_UTF8MB4,
         Some(login.user.as_bytes()),
         login.database.as_deref().map(str::as_bytes),
@@ -198,11 +233,14 @@ pub async fn authenticate(
 /// Ends a connection whose server has greeted, and was told nothing or has agreed on TLS.
 ///
 /// As [`super::client::Farewells`]: a log-in that fails, so that it is not counted as an interrupted
-/// handshake; to TiDB a mere close.
-pub async fn take_leave(channel: &mut Channel, greeting: &Greeting) -> Result<(), Problem> {
-    if greeting.kind() == ServerKind::TiDb {
-        return Ok(());
+/// handshake; to TiDB a mere close. A server that does not refuse it in time is left as it is.
+pub async fn take_leave(channel: &mut Channel, greeting: &Greeting) {
+    if greeting.kind() != ServerKind::TiDb {
+        let _ = timeout(FOR_A_FAREWELL, failing_login(channel, greeting)).await;
     }
+}
+
+async fn failing_login(channel: &mut Channel, greeting: &Greeting) -> Result<(), Problem> {
     match channel.is_secure() {
         true => {
             let agreed = channel.capabilities.bits();
@@ -210,13 +248,18 @@ pub async fn take_leave(channel: &mut Channel, greeting: &Greeting) -> Result<()
         }
         false => channel.send(&Raw(&greeting.known.failing_login()[HEADER_LEN..])).await?,
     }
+    until_refused(channel).await
+}
+
+/// Answers wrongly to whatever the server asks, until it refuses.
+async fn until_refused(channel: &mut Channel) -> Result<(), Problem> {
     for _ in 0..ROUNDS {
         let next = channel.next().await?;
         match next.first {
-            // AuthSwitchRequest, or a plugin that wants to know more: an empty answer.
+            // AuthSwitchRequest, or a plugin that wants to know more.
             0xfe | 0x01 => {
-                channel.keep(next).await?;
-                channel.send(&Raw(&[])).await?;
+                let answer = wrong_answer(channel.keep(next).await?);
+                channel.send(&Raw(answer)).await?;
             }
             // Somebody gave the world a password-less account.
             0x00 => {
