@@ -11,7 +11,7 @@ use super::shown;
 use crate::net::connect::ConnectError;
 use crate::upstream::plan::{Cloud, Service};
 
-const CONNECT: &str = "address.connect";
+pub(super) const CONNECT: &str = "address.connect";
 const PATH: &str = "address.path";
 /// Smaller segments are those of a path that somebody has narrowed.
 const SMALL: u32 = 1200;
@@ -109,6 +109,13 @@ fn advice(likely: &str, hint: &str) -> Advice {
 /// Nobody answers: who lets packets fall.
 fn dropped(case: &Case, address: SocketAddr) -> Advice {
     let (host, port) = (own_address(address), address.port());
+    let rule = match address.is_ipv4() {
+        true => format!("--protocol tcp --port {port} --cidr {host}/32"),
+        false => format!(
+            "--ip-permissions 'IpProtocol=tcp,FromPort={port},ToPort={port},\
+             Ipv6Ranges=[{{CidrIpv6={host}/128}}]'"
+        ),
+    };
     match case.plan.as_ref().and_then(|plan| plan.cloud) {
         Some(Cloud::Aws) => Advice {
             likely:
@@ -118,8 +125,7 @@ fn dropped(case: &Case, address: SocketAddr) -> Advice {
             hint: format!(
                 "let TCP {port} from {host} into the endpoint's security group, and out of this \
                  host's:\n\
-                 aws ec2 authorize-security-group-ingress --group-id sg-ID --protocol tcp \
-                 --port {port} --cidr {host}/32"
+                 aws ec2 authorize-security-group-ingress --group-id sg-ID {rule}"
             ),
         },
         Some(Cloud::Alibaba) => Advice {

@@ -11,11 +11,11 @@ use std::time::{Duration, SystemTime};
 
 use hyper::Method;
 use tokio::sync::OnceCell;
-use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::timeout;
 
+use super::address::CONNECT;
 use super::case::Deadline;
-use super::finding::Finding;
+use super::finding::{Finding, Status};
 use super::http::ask;
 use crate::upstream::plan::{Cloud, Plan};
 
@@ -121,28 +121,34 @@ async fn whereabouts(service: SocketAddr, within: Duration) -> Result<Whereabout
     })
 }
 
-/// Compares with what the names of the upstreams tell.
+/// Compares with what the names of the upstreams tell, and with whether their addresses were reached.
 pub(super) async fn examine(
     instance: &Instance,
     plans: &[(String, Option<Plan>)],
-    findings: &UnboundedSender<Finding>,
-) {
+    found: &[Finding],
+) -> Vec<Finding> {
     let here = instance.whereabouts().await;
-    for (upstream, plan) in plans {
+    let of_upstream = |(upstream, plan): &(String, Option<Plan>)| {
+        let is_reached = found.iter().any(|finding| {
+            finding.check == CONNECT
+                && finding.status == Status::Ok
+                && finding.upstream.as_ref() == Some(upstream)
+        });
         let finding = match here {
-            Ok(here) => region(here, plan.as_ref()),
+            Ok(here) => region(here, plan.as_ref(), is_reached),
             Err(why) => Finding::skip("aws.region", why),
         };
-        let _ = findings.send(Finding { upstream: Some(upstream.clone()), ..finding });
-    }
-    let finding = match here {
+        Finding { upstream: Some(upstream.clone()), ..finding }
+    };
+    let mut findings: Vec<_> = plans.iter().map(of_upstream).collect();
+    findings.push(match here {
         Ok(here) => zone(here),
         Err(why) => Finding::skip("aws.zone", why),
-    };
-    let _ = findings.send(finding);
+    });
+    findings
 }
 
-fn region(here: &Whereabouts, plan: Option<&Plan>) -> Finding {
+fn region(here: &Whereabouts, plan: Option<&Plan>, is_reached: bool) -> Finding {
     const CHECK: &str = "aws.region";
     let own = &here.region;
     let plan = plan.filter(|plan| plan.cloud == Some(Cloud::Aws));
@@ -151,7 +157,7 @@ fn region(here: &Whereabouts, plan: Option<&Plan>) -> Finding {
         Some((_, region)) if region == own => {
             Finding::ok(CHECK, format!("this host is in {own}, as the gateway"))
         }
-        Some((plan, region)) if plan.is_private => Finding::fail(
+        Some((plan, region)) if plan.is_private && !is_reached => Finding::fail(
             CHECK,
             "region_mismatch",
             format!("this host is in {own}, the gateway in {region}"),
@@ -206,12 +212,16 @@ mod tests {
     fn a_private_gateway_of_another_region_is_broken_and_a_public_one_is_far() {
         let private = plan("gateway01-privatelink.ap-northeast-1.prod.aws.tidbcloud.com");
         let public = plan("gateway01.ap-northeast-1.prod.aws.tidbcloud.com");
-        let causes =
-            |region, plan: &Option<Plan>| super::region(&here(region), plan.as_ref()).cause;
-        assert_eq!(causes("ap-northeast-1", &private), None);
-        assert_eq!(causes("us-east-1", &private), Some("region_mismatch"));
-        assert_eq!(causes("us-east-1", &public), Some("other_region"));
-        assert_eq!(causes("us-east-1", &plan("db.example.com")), None);
+        let causes = |region, plan: &Option<Plan>| {
+            [false, true]
+                .map(|is_reached| super::region(&here(region), plan.as_ref(), is_reached).cause)
+        };
+        let far = Some("other_region");
+        assert_eq!(causes("ap-northeast-1", &private), [None; 2]);
+        // By a peered VPC it is reached all the same.
+        assert_eq!(causes("us-east-1", &private), [Some("region_mismatch"), far]);
+        assert_eq!(causes("us-east-1", &public), [far; 2]);
+        assert_eq!(causes("us-east-1", &plan("db.example.com")), [None; 2]);
     }
 
     #[test]

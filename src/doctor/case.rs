@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
 use super::aws::Instance;
 use super::finding::{Finding, Status};
-use super::{address, greeting, hyperdrive, journey, login, name, tls};
+use super::{address, greeting, hyperdrive, journey, login, name, tls, unfinished};
 use crate::config::{self, Listener, Protocol, Tcp, UpstreamTls};
 use crate::mysql::login::Login;
 use crate::tls::look::Look;
@@ -29,9 +29,28 @@ impl Deadline {
         self.0
     }
 
+    pub fn is_over(self) -> bool {
+        self.0 <= Instant::now()
+    }
+
     /// As long as this, or what is left.
     pub fn within(self, most: Duration) -> Duration {
         most.min(self.0.saturating_duration_since(Instant::now()))
+    }
+
+    /// Gives a step that much time, and returns it where that was not enough. Nothing when the time for
+    /// all steps is up: then nobody knows what this one would have come to.
+    pub async fn give<T>(
+        self,
+        most: Duration,
+        step: impl Future<Output = T>,
+    ) -> Option<Result<T, Duration>> {
+        let within = self.within(most);
+        match timeout(within, step).await {
+            Ok(done) => Some(Ok(done)),
+            Err(_) if self.is_over() => None,
+            Err(_) => Some(Err(within)),
+        }
     }
 }
 
@@ -67,6 +86,9 @@ impl Case {
         let secured = tls::examine(&self, greeted).await;
         let met = login::examine(&self, secured).await;
         hyperdrive::examine(&self, &addresses, &met);
+        if self.deadline.is_over() {
+            self.tell(unfinished());
+        }
         self.tasks.close();
         self.tasks.wait().await;
     }
@@ -128,5 +150,23 @@ impl Case {
 
     pub fn is_service(&self, service: Service) -> bool {
         self.plan.as_ref().is_some_and(|plan| plan.service == service)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_step_is_blamed_for_its_own_time_and_not_for_that_of_all() {
+        let second = Duration::from_secs(1);
+        let deadline = Deadline::after(3 * second);
+        assert_eq!(deadline.give(second, ready(7)).await, Some(Ok(7)));
+        assert_eq!(deadline.give(second, pending::<()>()).await, Some(Err(second)));
+        assert!(!deadline.is_over());
+        assert_eq!(deadline.give(5 * second, pending::<()>()).await, None);
+        assert!(deadline.is_over());
     }
 }

@@ -109,7 +109,7 @@ impl Finding {
         Self { hint: Some(hint.into()), ..self }
     }
 
-    /// What is wrong for the same cause is the same, in whatever words.
+    /// What is wrong for the same cause is the same, in whatever words; each is told.
     fn is_as(&self, other: &Self) -> bool {
         (self.check, self.status, self.cause) == (other.check, other.status, other.cause)
             && (self.evidence == other.evidence || self.cause.is_some())
@@ -126,6 +126,9 @@ pub fn together(findings: Vec<Finding>) -> Vec<Finding> {
                 let subjects = [known.subject.take(), finding.subject];
                 let subjects: Vec<_> = subjects.into_iter().flatten().collect();
                 known.subject = Some(subjects.join(", "));
+                if !known.evidence.split("; ").any(|one| one == finding.evidence) {
+                    known.evidence = format!("{}; {}", known.evidence, finding.evidence);
+                }
             }
             None => all.push(finding),
         }
@@ -151,6 +154,14 @@ mod tests {
         assert_eq!(all.len(), 1);
         assert_eq!(all[0].subject.as_deref(), Some("10.0.0.1, 10.0.0.2"));
         assert_eq!(all[0].status, Status::Fail);
+    }
+
+    #[test]
+    fn the_same_cause_in_other_words_is_told_in_all_of_them() {
+        let refused = |words: &str| Finding::fail("a.b", "refused", words);
+        let all = together(vec![refused("ERR 1"), refused("ERR 2"), refused("ERR 1")]);
+        let evidence: Vec<_> = all.iter().map(|one| one.evidence.as_str()).collect();
+        assert_eq!(evidence, ["ERR 1; ERR 2"]);
     }
 
     #[test]

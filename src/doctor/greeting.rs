@@ -160,8 +160,8 @@ fn of_refusal(case: &Case, refusal: &Refusal) -> Finding {
 
 /// Whether it is for too many connections, in a server's or a gateway's words.
 pub(super) fn is_limit(refusal: &Refusal) -> bool {
-    let words = ["connection limit", "too many connections", "too many user connections"];
-    [1040, 1203, 1226].contains(&refusal.code) || mentions(refusal, &words)
+    [1040, 1203].contains(&refusal.code)
+        || mentions(refusal, &["connection limit", "too many connections"])
 }
 
 /// What to do about too many connections.

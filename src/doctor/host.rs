@@ -1,22 +1,17 @@
 //! What the bridge needs of this host.
 
 use std::fs;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use hyper::Method;
-use serde::Deserialize;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::aws::Instance;
 use super::case::Deadline;
 use super::finding::Finding;
-use super::http::ask;
-use crate::config::{Bind, Config, Listener};
+use super::listen;
+use crate::config::Config;
 use crate::net::descriptors::raise_limit;
-use crate::net::{listener, unix};
 
 /// The bridge's own, and as many as pipes take at most: as in the README's table of sizes.
 const OWN_FILES: u64 = 160;
@@ -30,8 +25,6 @@ const PATIENCE_OF_LOAD_BALANCERS: Duration = Duration::from_secs(240);
 const NOT_BEFORE: Duration = Duration::from_secs(1_767_225_600);
 /// Clocks that are further apart make signatures and certificates invalid.
 const FAR_APART: Duration = Duration::from_secs(300);
-/// For a bridge on this host to say what it serves.
-const FOR_A_BRIDGE: Duration = Duration::from_secs(1);
 const KEEPALIVE: [&str; 3] = ["tcp_keepalive_time", "tcp_keepalive_intvl", "tcp_keepalive_probes"];
 
 /// Looks at the host, and tells each finding.
@@ -44,9 +37,7 @@ pub(super) async fn examine(
     // Nobody listens any more when the report cannot be written.
     let tell = |finding| drop(findings.send(finding));
     tell(files(raise_limit()));
-    for finding in ports(&config, deadline).await {
-        tell(finding);
-    }
+    listen::examine(&config, deadline).await.into_iter().for_each(tell);
     tell(keepalive(&config));
     tell(clock(SystemTime::now(), clocks(&instance).await));
 }
@@ -76,138 +67,6 @@ fn files(limit: Option<u64>) -> Finding {
             .likely("the hard limit of open files is low; the bridge raises the soft one to it")
             .hint(hint),
         _ => Finding::ok(CHECK, evidence),
-    }
-}
-
-/// Whether what is to be listened on can be had, or is had by a bridge that runs.
-async fn ports(config: &Config, deadline: Deadline) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let mut running = None;
-    for listener in &config.listeners {
-        for bind in &listener.bind {
-            let tried = match bind {
-                Bind::Unix(path) => vec![(bind.to_string(), at_path(path, listener))],
-                _ => at_addresses(bind),
-            };
-            for (place, tried) in tried {
-                if !matches!(tried, Place::Taken) {
-                    findings.push(port(&place, tried, None));
-                    continue;
-                }
-                if running.is_none() {
-                    running = Some(Running::ask(config.admin, deadline).await);
-                }
-                let bridge = running.as_ref().and_then(|running| running.serves(&place));
-                findings.push(port(&place, Place::Taken, bridge));
-            }
-        }
-    }
-    findings
-}
-
-/// What became of trying an address.
-enum Place {
-    Free,
-    Taken,
-    /// The IPv6 half of localhost on a host without IPv6, which is left out.
-    Missing,
-    Forbidden(io::Error),
-    Elsewhere(io::Error),
-    Unusable {
-        why: String,
-        hint: Option<&'static str>,
-    },
-}
-
-fn at_path(path: &std::path::Path, listener: &Listener) -> Place {
-    match unix::try_bind(path, &listener.unix) {
-        Ok(()) => Place::Free,
-        Err(unix::BindError::Served) => Place::Taken,
-        Err(error) => {
-            Place::Unusable { why: crate::log::Chain(&error).to_string(), hint: error.hint() }
-        }
-    }
-}
-
-fn at_addresses(bind: &Bind) -> Vec<(String, Place)> {
-    let is_localhost = matches!(bind, Bind::Localhost(_));
-    let tried = bind.addresses().into_iter().map(|address| {
-        let place = match listener::try_bind(address) {
-            Ok(()) => Place::Free,
-            Err(error) => match error.kind() {
-                io::ErrorKind::AddrInUse => Place::Taken,
-                io::ErrorKind::PermissionDenied => Place::Forbidden(error),
-                _ if is_localhost && address.is_ipv6() => Place::Missing,
-                io::ErrorKind::AddrNotAvailable => Place::Elsewhere(error),
-                _ => Place::Unusable { why: error.to_string(), hint: None },
-            },
-        };
-        (address.to_string(), place)
-    });
-    tried.collect()
-}
-
-fn port(place: &str, tried: Place, bridge: Option<u32>) -> Finding {
-    const CHECK: &str = "host.port";
-    let number = place.rsplit_once(':').map_or(place, |(_, number)| number);
-    match (tried, bridge) {
-        (Place::Free, _) => Finding::ok(CHECK, "free"),
-        (Place::Missing, _) => Finding::skip(CHECK, format!("{place}: this host has no IPv6")),
-        (Place::Taken, Some(process)) => {
-            Finding::ok(CHECK, format!("served by a tidegate that runs, process {process}"))
-        }
-        (Place::Taken, None) => Finding::fail(CHECK, "port_taken", "another program listens there")
-            .likely("a database, a proxy or a bridge with another admin address runs on this host")
-            .hint(format!(
-                "end it, or choose another address (--listen, bind); this shows which it is:\n\
-                 ss -ltnp 'sport = :{number}'"
-            )),
-        (Place::Forbidden(error), _) => Finding::fail(CHECK, "port_forbidden", error.to_string())
-            .likely("ports below 1024 are for root")
-            .hint(
-                "choose a port from 1024 on, or allow it: AmbientCapabilities=CAP_NET_BIND_SERVICE \
-                 in a systemd unit",
-            ),
-        (Place::Elsewhere(error), _) => {
-            Finding::fail(CHECK, "address_unavailable", error.to_string())
-                .likely("the address is none of this host's")
-                .hint("bind one that `ip address` shows, or 0.0.0.0 with `allow`")
-        }
-        (Place::Unusable { why, hint }, _) => Finding::fail(CHECK, "address_unavailable", why)
-            .likely("what is to be listened on cannot be had")
-            .hint(hint.unwrap_or("choose another address (--listen, bind)")),
-    }
-    .of(place)
-}
-
-/// A bridge that runs on this host, as its admin endpoint tells of it.
-#[derive(Debug, Default, Deserialize)]
-struct Running {
-    pid: u32,
-    listeners: Vec<Serving>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Serving {
-    addresses: Vec<String>,
-}
-
-impl Running {
-    /// None at all, if nobody says that he is one.
-    async fn ask(mut admin: SocketAddr, deadline: Deadline) -> Self {
-        match admin.ip() {
-            IpAddr::V4(Ipv4Addr::UNSPECIFIED) => admin.set_ip(Ipv4Addr::LOCALHOST.into()),
-            IpAddr::V6(Ipv6Addr::UNSPECIFIED) => admin.set_ip(Ipv6Addr::LOCALHOST.into()),
-            _ => {}
-        }
-        let within = deadline.within(FOR_A_BRIDGE);
-        let reply = ask(admin, Method::GET, "/status.json", None, within).await;
-        reply.ok().and_then(|reply| serde_json::from_str(&reply.body).ok()).unwrap_or_default()
-    }
-
-    fn serves(&self, place: &str) -> Option<u32> {
-        let mut all = self.listeners.iter().flat_map(|listener| &listener.addresses);
-        all.any(|address| address == place).then_some(self.pid)
     }
 }
 
@@ -291,17 +150,5 @@ mod tests {
         assert_eq!(cause(now, Some([minutes(4), now])), None);
         assert_eq!(cause(now, Some([minutes(6), now])), Some("clock_off"));
         assert_eq!(cause(now, Some([now, minutes(6)])), Some("clock_off"));
-    }
-
-    #[test]
-    fn a_port_that_is_taken_is_fine_if_a_bridge_serves_it() {
-        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = taken.local_addr().unwrap();
-        let tried = at_addresses(&Bind::Address(address)).remove(0);
-        assert!(matches!(tried.1, Place::Taken), "{}", tried.0);
-        assert_eq!(port(&tried.0, Place::Taken, Some(7)).status, Status::Ok);
-        let finding = port(&tried.0, Place::Taken, None);
-        assert_eq!(finding.cause, Some("port_taken"));
-        assert!(finding.hint.unwrap().contains(&format!("sport = :{}'", address.port())));
     }
 }

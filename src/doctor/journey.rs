@@ -15,7 +15,6 @@ use rustls::{CipherSuite, ProtocolVersion};
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
 
 use super::case::{Case, Deadline};
 use super::now;
@@ -201,7 +200,7 @@ impl Rules {
             return None;
         }
         let mut channel = Channel::new(stream);
-        let hello = self.within(self.step(), greeting(&mut channel)).await;
+        let hello = self.within(self.step(), greeting(&mut channel)).await?;
         let hello = match hello {
             Ok(hello) => {
                 let _ = greeted.send(Ok(told(&hello)));
@@ -219,7 +218,7 @@ impl Rules {
                 ask_for_tls(&mut channel, &hello, &login).await?;
                 channel.secure(&connector).await
             };
-            match self.within(self.step(), shaken).await {
+            match self.within(self.step(), shaken).await? {
                 Ok(secure) => channel = secure,
                 Err(trouble) => {
                     let _ = secured.send(Secured { result: Err(trouble), shown: seen.shown() });
@@ -243,7 +242,7 @@ impl Rules {
         match login {
             None => self.leave(channel, &hello).await,
             Some(login) => {
-                let _ = logged_in.send(self.visit(channel, &hello, login).await);
+                let _ = logged_in.send(self.visit(channel, &hello, login).await?);
                 Some(())
             }
         }
@@ -266,15 +265,20 @@ impl Rules {
         Ok((stream, Connected { took, sizes: Some([info.snd_mss, info.pmtu]) }))
     }
 
-    async fn visit(&self, mut channel: Channel, hello: &Greeting, login: &Login) -> LoggedIn {
+    async fn visit(
+        &self,
+        mut channel: Channel,
+        hello: &Greeting,
+        login: &Login,
+    ) -> Option<LoggedIn> {
         let began = now();
         let is_secure = channel.is_secure();
         let authenticated = authenticate(&mut channel, hello, login);
         let most = self.connect_timeout.saturating_mul(OFTEN).min(MOST_FOR_A_LOGIN);
-        let plugin = match self.within(most, authenticated).await {
+        let plugin = match self.within(most, authenticated).await? {
             Ok(plugin) => plugin,
             Err(trouble) => {
-                return LoggedIn { is_secure, took: began.elapsed(), result: Err(trouble) };
+                return Some(LoggedIn { is_secure, took: began.elapsed(), result: Err(trouble) });
             }
         };
         let took = began.elapsed();
@@ -297,12 +301,12 @@ impl Rules {
             Ok::<(), Problem>(channel.ended().await?)
         };
         let _ = self.within(FOR_A_FAREWELL, farewell).await;
-        LoggedIn { is_secure, took, result: Ok(Visit { plugin, pings }) }
+        Some(LoggedIn { is_secure, took, result: Ok(Visit { plugin, pings }) })
     }
 
     async fn leave(&self, mut channel: Channel, hello: &Greeting) -> Option<()> {
         // Also when the time is up: it is short, and what is left out counts with the server.
-        let _ = timeout(FOR_A_FAREWELL, take_leave(&mut channel, hello)).await;
+        take_leave(&mut channel, hello).await;
         None
     }
 
@@ -315,10 +319,11 @@ impl Rules {
         &self,
         most: Duration,
         act: impl Future<Output = Result<T, Problem>>,
-    ) -> Result<T, Trouble> {
-        let within = self.deadline.within(most);
-        let result = timeout(within, act).await.map_err(|_| Trouble::Timeout(within))?;
-        Ok(result?)
+    ) -> Option<Result<T, Trouble>> {
+        Some(match self.deadline.give(most, act).await? {
+            Ok(result) => result.map_err(Trouble::from),
+            Err(within) => Err(Trouble::Timeout(within)),
+        })
     }
 }
 

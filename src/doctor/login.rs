@@ -9,9 +9,10 @@ use super::finding::Finding;
 use super::greeting::{is_limit, limit_hint, mentions};
 use super::journey::{Greeted, LoggedIn, Trouble};
 use super::shown;
-use super::tls::Ready;
+use super::tls::{Ready, show_certificate, wants_certificate};
 use crate::mysql::error::{Problem, Refusal};
 use crate::mysql::login::Login;
+use crate::show::table::harmless;
 use crate::upstream::plan::Service;
 
 pub(super) const USER: &str = "login.user";
@@ -129,6 +130,9 @@ fn failed(case: &Case, login: &Login, trouble: &Trouble, is_secure: bool) -> Fin
                  your own",
             ),
         ),
+        Trouble::Wire(Problem::Broken(error)) if wants_certificate(error) => {
+            ("client_certificate", show_certificate())
+        }
         Trouble::Wire(Problem::Closed | Problem::Tls(_)) => ("login_error", ended()),
         Trouble::Wire(Problem::Broken(error))
             if error.kind() == io::ErrorKind::ConnectionReset
@@ -147,12 +151,12 @@ fn failed(case: &Case, login: &Login, trouble: &Trouble, is_secure: bool) -> Fin
     Finding::fail(AUTHENTICATION, cause, without_password(trouble, login)).advised(&advice)
 }
 
-/// A server may repeat what it was sent.
+/// A server may repeat what it was sent; of that, what is fit to be shown is left.
 fn without_password(trouble: &Trouble, login: &Login) -> String {
     let said = trouble.to_string();
     match login.password.as_str() {
         "" => said,
-        password => said.replace(password, "****"),
+        password => said.replace(password, "****").replace(&harmless(password), "****"),
     }
 }
 
@@ -162,10 +166,8 @@ fn advice(likely: &str, hint: &str) -> Advice {
 
 fn ended() -> Advice {
     advice(
-        "a gateway that does not know the user's cluster, a server that wants a certificate of its \
-         clients, or one that was just stopped",
-        "is the prefix of the user the cluster's? Does the server ask for a client's certificate \
-         (tls_client_cert)? Its log says more",
+        "a gateway that does not know the user's cluster, or a server that was just stopped",
+        "is the prefix of the user the cluster's? The server's log says more",
     )
 }
 
@@ -195,6 +197,14 @@ fn of_refusal(
         }
         1130 => ("allow_list", denied(case)),
         _ if mentions(refusal, &allow_list) => ("allow_list", denied(case)),
+        1203 | 1226 => (
+            "connection_limit",
+            advice(
+                "the account has used up what it may: connections at a time, or in an hour",
+                "close idle connections, make applications' pools smaller, or raise the account's \
+                 limits: ALTER USER … WITH MAX_USER_CONNECTIONS …, or max_user_connections",
+            ),
+        ),
         _ if is_limit(refusal) => (
             "connection_limit",
             advice("all connections that the server allows are in use", limit_hint(case)),
@@ -221,7 +231,7 @@ fn of_refusal(
                 "ALTER USER … IDENTIFIED WITH caching_sha2_password BY …",
             ),
         ),
-        1045 | 1698 | 3118 | 4151 => ("access_denied", denied_password(case, refusal)),
+        1045 | 1698 | 3118 | 4151 => ("access_denied", denied_password(case, refusal, is_secure)),
         _ => ("login_error", advice("the server does not let the user in", "its words say why")),
     }
 }
@@ -254,7 +264,7 @@ fn denied(case: &Case) -> Advice {
     }
 }
 
-fn denied_password(case: &Case, refusal: &Refusal) -> Advice {
+fn denied_password(case: &Case, refusal: &Refusal, is_secure: bool) -> Advice {
     if refusal.code == 1698 {
         return advice(
             "the account is let in by its name on the server's own host, and by no password",
@@ -264,7 +274,13 @@ fn denied_password(case: &Case, refusal: &Refusal) -> Advice {
     if refusal.code != 1045 {
         return advice("the account is locked", "ALTER USER … ACCOUNT UNLOCK");
     }
-    let likely = "the password is wrong, there is no such user, or not for this host";
+    let likely = match is_secure {
+        true => "the password is wrong, there is no such user, or not for this host",
+        false => {
+            "the password is wrong, there is no such user, or not for this host or without TLS \
+             (REQUIRE SSL)"
+        }
+    };
     match case.is_service(Service::Starter) {
         true => advice(
             likely,

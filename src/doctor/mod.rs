@@ -6,7 +6,8 @@
 //! | --- | --- |
 //! | `finding`, `report` | what a check has found, and how it is told |
 //! | `case` | one upstream, and what is known of it when its checks begin |
-//! | `host` | open files, ports, keepalive, the clock |
+//! | `host` | open files, keepalive, the clock |
+//! | `listen` | ports, what is shown there, the admin endpoint |
 //! | `name`, `answers` | what the name tells, what DNS servers are asked, and what their answers mean |
 //! | `journey` | the connections: to each address one, as far as it gets |
 //! | `address`, `greeting`, `tls`, `login` | what they have met at each step |
@@ -31,6 +32,7 @@ mod host;
 mod http;
 mod hyperdrive;
 mod journey;
+mod listen;
 mod login;
 mod name;
 mod report;
@@ -45,7 +47,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
-use crate::config::{self, Config, ConfigError, Overrides};
+use crate::config::{self, Config, ConfigError, Overrides, Raw, Source};
 use crate::mysql::login::Login;
 use crate::net::socket;
 use crate::tls::TlsError;
@@ -112,9 +114,12 @@ impl Doctor {
     pub fn new(config: Config, given: &Overrides) -> Result<Self, DoctorError> {
         let text = |text: &str| Ok(text.to_owned());
         let user = given.optional("user", text)?;
-        let password = given.password()?;
+        let password = match &user {
+            Some(_) => given.password()?,
+            None => None,
+        };
         let database = given.optional("database", text)?;
-        if let (None, Some(key)) = (&user, first_given(given, &["password_file", "database"])) {
+        if let (None, Some(key)) = (&user, first_flag(given, &["password_file", "database"])) {
             let hint = "--user NAME, and on TiDB Cloud with its prefix";
             return Err(given.refuse(key, "of no use without a user", hint).into());
         }
@@ -151,7 +156,8 @@ impl Doctor {
         upstreams.iter().map(shown).collect()
     }
 
-    /// Looks at everything, and tells each finding in the order of the path.
+    /// Looks at everything, and tells each finding in the order of the path. Where that fails, the checks
+    /// come to their end all the same: connections that are cut are counted by servers.
     pub async fn examine<E>(
         self,
         mut tell: impl FnMut(&Finding) -> Result<(), E>,
@@ -184,36 +190,44 @@ impl Doctor {
             };
             parts.push((receiver, tokio::spawn(async move { case.examine().await })));
         }
-        let (sender, receiver) = mpsc::unbounded_channel();
-        let region = tokio::spawn(async move { aws::examine(&instance, &plans, &sender).await });
-        parts.push((receiver, region));
         let mut all = Vec::new();
+        let mut told = Ok(());
+        let mut tell = |finding: Finding, all: &mut Vec<Finding>| {
+            if told.is_ok() {
+                told = tell(&finding);
+            }
+            all.push(finding);
+        };
         for (mut part, task) in parts {
             // Whoever has hung or panicked has said what it found before.
             let end = deadline.end() + GRACE;
             while let Ok(Some(finding)) = timeout_at(end, part.recv()).await {
-                tell(&finding)?;
-                all.push(finding);
+                tell(finding, &mut all);
             }
             if !matches!(timeout_at(end, task).await, Ok(Ok(()))) {
-                let unfinished = unfinished();
-                tell(&unfinished)?;
-                all.push(unfinished);
+                tell(unfinished(), &mut all);
             }
         }
-        Ok(all)
+        for finding in aws::examine(&instance, &plans, &all).await {
+            tell(finding, &mut all);
+        }
+        told.map(|()| all)
     }
 }
 
 /// What was not looked at may be broken.
 fn unfinished() -> Finding {
     Finding::fail("doctor.checks", "unfinished", "not all checks came to their end")
-        .likely("a fault of tidegate's own, or a host too busy to look at anything")
+        .likely(
+            "steps that each took very long, a host too busy to look, or a fault of tidegate's own",
+        )
         .hint("try again; if it stays so, report it with all of the above")
 }
 
-fn first_given(given: &Overrides, keys: &[&'static str]) -> Option<&'static str> {
-    keys.iter().copied().find(|key| given.0.contains_key(*key))
+/// A variable may be meant for other commands.
+fn first_flag(given: &Overrides, keys: &[&'static str]) -> Option<&'static str> {
+    let is_flag = |raw: &Raw| matches!(raw.source, Source::Flag(_));
+    keys.iter().copied().find(|key| given.0.get(*key).is_some_and(is_flag))
 }
 
 /// How long something took, for people.

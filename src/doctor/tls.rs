@@ -1,5 +1,6 @@
 //! TLS with the server: offered, agreed on, and by whose certificate.
 
+use std::io;
 use std::time::{Duration, SystemTime};
 
 use humantime::format_rfc3339_seconds;
@@ -7,7 +8,7 @@ use rustls::{AlertDescription, CertificateError, Error};
 
 use super::answers::Advice;
 use super::case::Case;
-use super::finding::{Finding, together};
+use super::finding::{Finding, Status, together};
 use super::host::is_clock_off;
 use super::journey::{Greeted, Journey, Secured, Trouble};
 use crate::config::UpstreamTls;
@@ -58,14 +59,13 @@ pub(super) async fn examine(case: &Case, greeted: Vec<(Journey, Greeted)>) -> Ve
         let (handshake, mut certificate) = judged(case, secured.as_ref());
         if handshake.cause.is_some() {
             barred = Some("TLS has failed");
-        } else if is_clock_off
-            && ["expired", "not_yet_valid"].map(Some).contains(&certificate.cause)
-        {
+        } else if certificate.status == Status::Fail {
+            barred = Some("the server's certificate is not trusted");
+        }
+        if is_clock_off && ["expired", "not_yet_valid"].map(Some).contains(&certificate.cause) {
             let why = "this host's clock is wrong, so dates cannot be judged";
             certificate = Finding::skip(CERTIFICATE, why);
-            barred = Some(why);
-        } else if certificate.status == super::Status::Fail {
-            barred = Some("the server's certificate is not trusted");
+            barred = barred.map(|_| why);
         }
         findings[1].push(handshake.of(address));
         findings[2].push(certificate.of(address));
@@ -124,26 +124,31 @@ fn judged(case: &Case, secured: Option<&Secured>) -> (Finding, Finding) {
             };
             (Finding::ok(HANDSHAKE, text), certificate)
         }
-        Err(trouble) => {
-            (broken(trouble), Finding::behind(CERTIFICATE, "TLS has failed before it counted"))
-        }
+        Err(trouble) => (
+            broken(trouble, shown.is_some()),
+            Finding::behind(CERTIFICATE, "TLS has failed before it counted"),
+        ),
     }
 }
 
-fn broken(trouble: &Trouble) -> Finding {
+/// `was_shown`: the server has shown a certificate, so both sides had agreed on protocol and ciphers.
+fn broken(trouble: &Trouble, was_shown: bool) -> Finding {
     let (cause, evidence) = match trouble {
         Trouble::Wire(Problem::Tls(error)) => {
-            let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
-            let is_version = matches!(
-                inner,
+            let cause = match of_library(error) {
+                _ if wants_certificate(error) => "client_certificate",
+                Some(Error::AlertReceived(AlertDescription::HandshakeFailure)) if was_shown => {
+                    "client_certificate"
+                }
                 Some(
                     Error::PeerIncompatible(_)
-                        | Error::AlertReceived(
-                            AlertDescription::ProtocolVersion | AlertDescription::HandshakeFailure
-                        )
-                )
-            );
-            (if is_version { "tls_protocol" } else { "tls_broken" }, reason(error, "the server"))
+                    | Error::AlertReceived(
+                        AlertDescription::ProtocolVersion | AlertDescription::HandshakeFailure,
+                    ),
+                ) => "tls_protocol",
+                _ => "tls_broken",
+            };
+            (cause, reason(error, "the server"))
         }
         other => ("tls_broken", other.to_string()),
     };
@@ -152,12 +157,32 @@ fn broken(trouble: &Trouble) -> Finding {
         "tls_protocol" => finding
             .likely("the server speaks only TLS 1.1 or older, or only ciphers of those days")
             .hint("set the server's tls_version = TLSv1.2,TLSv1.3"),
+        "client_certificate" => finding.advised(&show_certificate()),
         _ => finding
             .likely("the server's TLS is not set up well, or something on the way changes it")
-            .hint(
-                "look at the server's log; one that wants a certificate of its clients gets it by \
-                 tls_client_cert and tls_client_key",
-            ),
+            .hint("look at the server's log"),
+    }
+}
+
+/// Whether the other side has ended TLS for want of a certificate; with TLS 1.3 that comes when the
+/// client takes the handshake for done.
+pub(super) fn wants_certificate(error: &io::Error) -> bool {
+    let alert = Error::AlertReceived(AlertDescription::CertificateRequired);
+    of_library(error) == Some(&alert)
+}
+
+fn of_library(error: &io::Error) -> Option<&Error> {
+    error.get_ref().and_then(|inner| inner.downcast_ref())
+}
+
+/// What to do where [`wants_certificate`].
+pub(super) fn show_certificate() -> Advice {
+    Advice {
+        likely: "the server wants a certificate of its clients, or another one".to_owned(),
+        hint:
+            "tls_client_cert and tls_client_key (--tls-client-cert, --tls-client-key), signed by \
+               an authority that the server trusts"
+                .to_owned(),
     }
 }
 

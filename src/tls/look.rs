@@ -21,6 +21,7 @@ use super::TlsError;
 use super::cert::dates;
 use super::client::{Connector, Trust, own_pair, server_name};
 use crate::config::{Origination, UpstreamTls};
+use crate::show::table::harmless;
 
 /// What looks, and what it judges by.
 pub struct Look {
@@ -141,7 +142,7 @@ impl ServerCertVerifier for Recorder {
     }
 }
 
-/// What is written in a certificate, as far as people ask.
+/// What is written in a certificate, as far as people ask, and fit to be shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
     /// Whose it is, by its common name or the whole of its name.
@@ -194,12 +195,12 @@ impl Written {
 
 fn name(name: &x509_parser::x509::X509Name<'_>) -> String {
     let common = name.iter_common_name().next().and_then(|one| one.as_str().ok());
-    common.map_or_else(|| name.to_string(), str::to_owned)
+    harmless(&common.map_or_else(|| name.to_string(), str::to_owned))
 }
 
 fn shown(name: &GeneralName<'_>) -> Option<String> {
     match name {
-        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::DNSName(name) => Some(harmless(name)),
         GeneralName::IPAddress(bytes) => {
             let v4 = <[u8; 4]>::try_from(*bytes).map(std::net::IpAddr::from);
             let v6 = <[u8; 16]>::try_from(*bytes).map(std::net::IpAddr::from);

@@ -14,7 +14,6 @@ const FORBIDDEN: &[u8] =
     b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 
 causes! {
-    a_gateway_of_another_region: host("eu-west-1", 0), notes "aws.region" "region_mismatch";
     a_clock_that_is_a_day_behind_the_metadata: host("us-east-1", 24 * 60 * 60),
         notes "host.clock" "clock_off";
     a_clock_that_is_a_day_before_the_metadata: host("us-east-1", -24 * 60 * 60),
@@ -38,6 +37,19 @@ fn place() -> Option<Place> {
 fn looking(place: &Place, vendor: &str) -> Doctor {
     let dns = place.dns("127.0.0.1", PRIVATELINK, &["10.0.0.1"]);
     place.asks(vec![dns], PRIVATELINK).on(vendor)
+}
+
+/// Its private name is not known elsewhere.
+#[test]
+fn a_gateway_of_another_region_is_not_reached() {
+    let Some(doctor) = host("eu-west-1", 0) else { return };
+    doctor.warns("aws.region", "other_region");
+    let Some(place) = place() else { return };
+    let instance = Instance { region: "eu-west-1", zone_id: "euw1-az1", date: http_date(0) };
+    Metadata::of(&place, instance);
+    let dns = place.dns("127.0.0.1", PUBLIC, &["3.112.7.9"]);
+    let doctor = place.asks(vec![dns], PRIVATELINK).on("Amazon EC2");
+    doctor.finds(&[("name.address", "nxdomain"), ("aws.region", "region_mismatch")]);
 }
 
 #[test]

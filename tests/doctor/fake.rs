@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use rustls::{ServerConfig, ServerConnection};
+use rustls::{ServerConfig, ServerConnection, SupportedProtocolVersion};
 use tidegate::mysql::packet::{HEADER_LEN, frame};
 
 use crate::support::PATIENCE;
 use crate::support::mysql::{OK, read_packet};
 use crate::support::tcp::{listener, serve};
-use crate::support::tls::{Pair, shake_hands};
+use crate::support::tls::{Authority, Pair, shake_hands};
 
 const SSL: u32 = 1 << 11;
 const COM_QUIT: u8 = 1;
@@ -61,6 +61,16 @@ impl Fake {
     /// Offers TLS, and shakes hands with this.
     pub fn tls(self, pair: &Pair) -> Self {
         Self { tls: Some(pair.server()), ..self }
+    }
+
+    /// Shakes hands with nobody who shows no certificate.
+    pub fn certified(
+        self,
+        pair: &Pair,
+        ca: &Authority,
+        version: &'static SupportedProtocolVersion,
+    ) -> Self {
+        Self { tls: Some(pair.server_for(Some(ca), &[version])), ..self }
     }
 
     /// Refuses every log-in so.

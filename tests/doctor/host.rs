@@ -1,7 +1,8 @@
 //! The host that the bridge runs on.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 
 use rustix::process::geteuid;
 
@@ -13,6 +14,7 @@ use crate::support::bridge::{Bridge, copy_for_all};
 use crate::support::mariadb::{MariaDb, PASSWORD, USER};
 use crate::support::skip;
 use crate::support::tcp::{free_port, listener};
+use crate::support::tls::{Authority, Valid};
 
 /// Nobody's user, without a capability.
 const NOBODY: [&str; 4] = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
@@ -23,6 +25,12 @@ causes! {
     a_port_for_root_alone: listening_at("127.0.0.1:81"), notes "host.port" "port_forbidden";
     an_address_of_another_host: listening_at("192.0.2.77:4000"),
         notes "host.port" "address_unavailable";
+    an_admin_port_that_somebody_has: admin_taken(), notes "host.admin" "port_taken";
+    an_admin_token_that_is_not_there:
+        served().flags(&["--admin-token-file", "/nowhere/token"]), notes "host.admin" "bad_file";
+    a_certificate_for_clients_that_is_not_there:
+        offering("/nowhere/cert.pem", "/nowhere/key.pem"), notes "host.tls" "bad_file";
+    a_key_that_is_another_certificates: with_two_pairs(), notes "host.tls" "bad_file";
     hardly_a_descriptor: limited(48), notes "host.files" "few_files";
     a_clock_that_stands_at_2001: in_2001(), notes "host.clock" "clock_off";
 }
@@ -32,15 +40,41 @@ fn taken() -> Doctor {
     let taken = listener();
     let at = taken.local_addr().unwrap().to_string();
     let server = Fake::mysql().start().to_string();
-    Doctor::bare().flags(&[&server, "--listen", &at]).keeping(taken)
+    Doctor::bare().flags(&[&server]).listening(&at).keeping(taken)
+}
+
+fn admin_taken() -> Doctor {
+    let taken = listener();
+    let at = taken.local_addr().unwrap().to_string();
+    let server = Fake::mysql().start().to_string();
+    let flags = [&server, "--listen", "127.0.0.1:0", "--admin", &at];
+    Doctor::bare().flags(&flags).keeping(taken)
+}
+
+/// Nothing is wrong with the rest.
+fn served() -> Doctor {
+    Doctor::at(Fake::mysql().start())
+}
+
+/// With TLS for its clients.
+fn offering(certificate: &str, key: &str) -> Doctor {
+    let pair = ["--tls-cert", certificate, "--tls-key", key];
+    served().flags(&["--client-tls", "required", "--upstream-tls", "off"]).flags(&pair)
+}
+
+fn with_two_pairs() -> Doctor {
+    let authority = Authority::new();
+    let [one, other] = ["one.test", "other.test"].map(|name| authority.sign(name, Valid::Now));
+    let [certificate, key] = [one.cert, other.key].map(|path| path.to_str().unwrap().to_owned());
+    offering(&certificate, &key).keeping(authority)
 }
 
 /// A bridge of nobody's that would listen there.
 fn listening_at(address: &str) -> Option<Doctor> {
     let place = Place::new(&["10.0.0.1"])?;
     place.serve(&Fake::mysql(), &["10.0.0.1"]);
-    let flags = ["10.0.0.1", "--listen", address, "--allow-any"];
-    Some(by_nobody(Doctor::bare().flags(&flags).inside(&place.namespace)))
+    let doctor = Doctor::bare().flags(&["10.0.0.1", "--allow-any"]).listening(address);
+    Some(by_nobody(doctor.inside(&place.namespace)))
 }
 
 fn by_nobody(doctor: Doctor) -> Doctor {
@@ -70,6 +104,30 @@ fn in_2001() -> Option<Doctor> {
     Some(clock.of(doctor.user(USER, PASSWORD).keeping(db)))
 }
 
+/// What the bridge shows its clients is looked at, and so is what Hyperdrive would make of it.
+#[test]
+fn a_certificate_for_clients_is_looked_at() {
+    let authority = Authority::new();
+    for (valid, status) in [(Valid::Now, "ok"), (Valid::NoMore, "warn")] {
+        let pair = authority.sign("bridge.test", valid);
+        fs::set_permissions(&pair.key, Permissions::from_mode(0o600)).unwrap();
+        let report = offering(pair.cert.to_str().unwrap(), pair.key.to_str().unwrap()).is_well();
+        assert_eq!(report.statuses("host.tls"), [status], "{}", report.text);
+        assert_eq!(report.statuses("hyperdrive.tls"), ["ok"], "{}", report.text);
+    }
+    let report = offering("/nowhere/cert.pem", "/nowhere/key.pem").report();
+    assert_eq!(report.statuses("hyperdrive.tls"), ["skip"], "{}", report.text);
+}
+
+/// It would end the new one, however well its own clients are served.
+#[test]
+fn the_admin_port_of_a_bridge_for_others_is_in_the_way() {
+    let bridge = Bridge::to(Fake::mysql().start()).start();
+    let server = Fake::mysql().start().to_string();
+    let flags = [&*server, "--listen", "127.0.0.1:0", "--admin", &bridge.admin.to_string()];
+    Doctor::bare().flags(&flags).notes("host.admin", "port_taken");
+}
+
 #[test]
 fn few_descriptors_are_warned_of() {
     let Some(doctor) = limited(1000) else { return };
@@ -84,7 +142,9 @@ fn a_port_that_a_bridge_has_is_as_it_should_be() {
     let server = server.to_string();
     let flags = [&*server, "--listen", &listen, "--admin", &admin];
     let report = Doctor::bare().flags(&flags).is_well();
-    assert!(report.evidence("host.port").contains("tidegate"), "{}", report.text);
+    for check in ["host.port", "host.admin"] {
+        assert!(report.evidence(check).contains("tidegate"), "{}", report.text);
+    }
 }
 
 #[test]
@@ -93,7 +153,7 @@ fn of_two_ports_the_taken_one_is_named() {
     let at = taken.local_addr().unwrap().to_string();
     let server = Fake::mysql().start().to_string();
     let both = format!("127.0.0.1:0,{at}");
-    let doctor = Doctor::bare().flags(&[&server, "--listen", &both]).keeping(taken);
+    let doctor = Doctor::bare().flags(&[&server]).listening(&both).keeping(taken);
     let report = doctor.notes("host.port", "port_taken");
     let failed: Vec<_> = report.all("host.port").into_iter().collect();
     let failed = failed.iter().find(|one| one["status"] == "fail").unwrap();
@@ -105,7 +165,7 @@ fn the_ports_are_free_again_afterwards() {
     let port = free_port();
     let listen = format!("127.0.0.1:{port}");
     let server = Fake::mysql().start().to_string();
-    Doctor::bare().flags(&[&server, "--listen", &listen]).is_well();
+    Doctor::bare().flags(&[&server]).listening(&listen).is_well();
     TcpListener::bind(listen).unwrap();
 }
 
@@ -115,7 +175,7 @@ fn a_socket_in_the_file_system_is_looked_at_and_not_left_behind() {
     let path = folder.path().join("tidegate.sock");
     let listen = format!("unix:{}", path.display());
     let server = Fake::mysql().start().to_string();
-    Doctor::bare().flags(&[&server, "--listen", &listen]).is_well();
+    Doctor::bare().flags(&[&server]).listening(&listen).is_well();
     assert!(!path.exists());
 }
 

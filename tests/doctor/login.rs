@@ -17,6 +17,10 @@ const INSECURE: &str = "Connections using insecure transport are prohibited. See
 const NO_PREFIX: &str = "Missing user name prefix. See \
     https://docs.pingcap.com/tidbcloud/select-cluster-tier#user-name-prefix";
 
+/// Makes a user whose plugin doctor does not speak.
+pub const ED25519_USER: &str = "INSTALL SONAME 'auth_ed25519'; \
+    CREATE OR REPLACE USER ed IDENTIFIED VIA ed25519 USING PASSWORD('e')";
+
 causes! {
     a_wrong_password:
         real("", |doctor| doctor.user(USER, SECRET)), stops_at "login.authentication" "access_denied";
@@ -35,9 +39,7 @@ causes! {
         real("", |doctor| doctor.user(USER, PASSWORD).flags(&["--database", "nowhere"])),
         stops_at "login.authentication" "unknown_database";
     a_method_that_nobody_speaks:
-        real("INSTALL SONAME 'auth_ed25519'; \
-              CREATE OR REPLACE USER ed IDENTIFIED VIA ed25519 USING PASSWORD('e')",
-            |doctor| doctor.user("ed", "e")),
+        real(ED25519_USER, |doctor| doctor.user("ed", "e")),
         stops_at "login.authentication" "plugin_unsupported";
     a_password_that_has_expired:
         real("SET GLOBAL disconnect_on_expired_password = ON; \
@@ -143,7 +145,9 @@ fn a_refusal_is_quoted_with_its_code() {
 
 #[test]
 fn without_a_user_nobody_logs_in() {
-    let report = Doctor::at(Fake::mysql().start()).is_well();
+    // The variable is for other commands as well.
+    let doctor = Doctor::at(Fake::mysql().start());
+    let report = doctor.variable("TIDEGATE_PASSWORD_FILE", "/nowhere/password").is_well();
     for check in ["login.user", "login.authentication", "login.round_trips"] {
         assert_eq!(report.statuses(check), ["skip"], "{}", report.text);
     }

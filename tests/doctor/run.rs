@@ -1,6 +1,7 @@
 //! The command, what it says, and what always holds of that.
 
 use std::any::Any;
+use std::collections::BTreeSet;
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::thread;
@@ -29,6 +30,32 @@ const CHAIN: [&str; 9] = [
     "login.authentication",
 ];
 
+/// What is said of this host, whatever is found.
+const OF_THE_HOST: [&str; 6] =
+    ["host.files", "host.port", "host.admin", "host.keepalive", "host.clock", "aws.zone"];
+
+/// What is said of every upstream, whatever is found.
+const OF_AN_UPSTREAM: [&str; 18] = [
+    "name.pattern",
+    "name.resolvers",
+    "name.address",
+    "name.agreement",
+    "name.private",
+    "address.connect",
+    "address.path",
+    "mysql.greeting",
+    "tls.offered",
+    "tls.handshake",
+    "tls.certificate",
+    "login.user",
+    "login.authentication",
+    "login.round_trips",
+    "hyperdrive.origin",
+    "hyperdrive.tls",
+    "hyperdrive.plugin",
+    "aws.region",
+];
+
 /// A password that no finding may show, nor an error.
 pub const SECRET: &str = "kelp & brine 4711";
 
@@ -47,7 +74,7 @@ pub struct Doctor {
 impl Doctor {
     /// A look at `gateway`, from a port that is free.
     pub fn at(gateway: impl ToString) -> Self {
-        Self::bare().flags(&[&gateway.to_string(), "--listen", "127.0.0.1:0"])
+        Self::bare().flags(&[&gateway.to_string()]).listening("127.0.0.1:0")
     }
 
     /// A look at all that a file has.
@@ -67,6 +94,11 @@ impl Doctor {
             patience: "1s".into(),
             keeps: Vec::new(),
         }
+    }
+
+    /// A look at a bridge that would listen there.
+    pub fn listening(self, address: &str) -> Self {
+        self.flags(&["--listen", address, "--admin", "127.0.0.1:0"])
     }
 
     pub fn flags(mut self, flags: &[&str]) -> Self {
@@ -257,6 +289,16 @@ impl Report {
         assert_eq!(json["status"], worst, "{json}");
         let code = i32::from(!fails.is_empty());
         assert_eq!(self.codes, [Some(code); 2], "{text}");
+        for check in OF_THE_HOST {
+            assert!(!self.all(check).is_empty(), "no {check}: {text}");
+        }
+        for upstream in self.upstreams() {
+            for check in OF_AN_UPSTREAM {
+                let all = self.all(check);
+                let is_there = all.iter().any(|one| one["upstream"] == *upstream);
+                assert!(is_there, "no {check} of {upstream}: {text}");
+            }
+        }
         for finding in self.findings() {
             let status = finding["status"].as_str().unwrap();
             assert!(["ok", "warn", "fail", "skip"].contains(&status), "{finding}");
@@ -278,6 +320,14 @@ impl Report {
             let summary = text.lines().last().unwrap();
             assert!(summary.contains(first), "the last line names {first}:\n{text}");
         }
+    }
+
+    /// Their names; at least one.
+    fn upstreams(&self) -> BTreeSet<&str> {
+        let names = self.findings().iter().filter_map(|finding| finding["upstream"].as_str());
+        let names: BTreeSet<_> = names.collect();
+        assert!(!names.is_empty(), "{}", self.text);
+        names
     }
 
     pub fn findings(&self) -> &[Value] {

@@ -3,6 +3,9 @@
 use std::io::Write;
 use std::net::TcpStream;
 
+use rustls::SupportedProtocolVersion;
+use rustls::version::{TLS12, TLS13};
+
 use crate::causes;
 use crate::fake::{Fake, asked_for_tls};
 use crate::place::{PUBLIC, Place};
@@ -41,6 +44,10 @@ causes! {
     silence_in_the_middle_of_tls:
         breaking(|stream| drop(read_to_the_end(&stream))), stops_at "tls.handshake" "tls_broken";
     ciphers_that_nobody_has_any_more: alerting(40), stops_at "tls.handshake" "tls_protocol";
+    a_certificate_that_clients_do_not_show:
+        certified(&TLS12), stops_at "tls.handshake" "client_certificate";
+    a_certificate_that_clients_do_not_show_behind_the_handshake:
+        certified(&TLS13), stops_at "login.authentication" "client_certificate";
     an_alert_of_something_else: alerting(80), stops_at "tls.handshake" "tls_broken";
     a_real_certificate_of_a_strangers_authority:
         real(|db| db.certificates.wrong_ca.to_str().unwrap().to_owned(), "localhost"),
@@ -65,6 +72,13 @@ fn showing(mode: &str, pair: impl FnOnce(&Authority) -> Pair) -> Doctor {
         .flags(name)
         .user("app", "x")
         .keeping(authority)
+}
+
+fn certified(version: &'static SupportedProtocolVersion) -> Doctor {
+    let authority = Authority::new();
+    let pair = authority.sign(NAME, Valid::Now);
+    let server = Fake::mysql().certified(&pair, &authority, version).start();
+    Doctor::at(server).flags(&["--upstream-tls", "required"]).user("app", "x").keeping(authority)
 }
 
 /// A server that does this when it was asked for TLS.

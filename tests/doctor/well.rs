@@ -6,6 +6,7 @@ use std::sync::Arc;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder};
 
+use crate::login::ED25519_USER;
 use crate::run::{Doctor, Report, SECRET};
 use crate::servers::SERVERS;
 use crate::support::mariadb::{MariaDb, PASSWORD, USER};
@@ -109,6 +110,7 @@ fn an_interrupted_handshake_is_none_of_ours() {
         "--performance-schema=ON",
     ];
     let Some(db) = MariaDb::start_inside(&server, hosts, &options) else { return };
+    db.query(db.port, ED25519_USER);
     let at = SocketAddr::new("10.79.1.2".parse().unwrap(), db.port);
     let doctor = || Doctor::at(at).inside(&client);
     let [ca, wrong_ca] =
@@ -122,6 +124,8 @@ fn an_interrupted_handshake_is_none_of_ours() {
         doctor().flags(&identity).flags(&["--tls-ca", ca]),
         doctor().flags(&identity).flags(&["--tls-ca", wrong_ca]).user(USER, PASSWORD),
         doctor().user(USER, SECRET),
+        doctor().user("ed", SECRET),
+        doctor().user("ed", SECRET).flags(&["--upstream-tls", "off"]),
         doctor().user(USER, PASSWORD),
     ];
     let errors = || {
@@ -145,7 +149,10 @@ fn an_interrupted_handshake_is_none_of_ours() {
     };
     until("the host is blocked", || is_blocked().then_some(()));
     doctor().stops_at("mysql.greeting", "host_blocked");
-    db.query(db.port, "RENAME USER app@'%' TO app@localhost; FLUSH PRIVILEGES; FLUSH HOSTS");
+    db.query(
+        db.port,
+        "DROP USER ed; RENAME USER app@'%' TO app@localhost; FLUSH PRIVILEGES; FLUSH HOSTS",
+    );
     doctor().stops_at("mysql.greeting", "host_denied");
 }
 

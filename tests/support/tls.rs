@@ -11,7 +11,11 @@ use std::time::{Duration, SystemTime};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection,
+    SupportedProtocolVersion,
+};
 use tempfile::TempDir;
 use tidegate::mysql::packet::{HEADER_LEN, frame};
 
@@ -58,6 +62,13 @@ impl Authority {
         let ca = dir.path().join("ca.pem");
         fs::write(&ca, params.self_signed(&key).unwrap().pem()).unwrap();
         Self { issuer: Issuer::new(params, key), ca, organization, dir }
+    }
+
+    /// For those who trust it.
+    fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(&self.ca).unwrap()).unwrap();
+        roots
     }
 
     /// A certificate for a name.
@@ -114,11 +125,28 @@ impl Pair {
 
     /// What a server with it shakes hands by.
     pub fn server(&self) -> Arc<ServerConfig> {
+        self.server_for(None, rustls::DEFAULT_VERSIONS)
+    }
+
+    /// As [`Self::server`], for clients with certificates of an authority, and for these versions.
+    pub fn server_for(
+        &self,
+        clients: Option<&Authority>,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> Arc<ServerConfig> {
         let chain = CertificateDer::pem_file_iter(&self.cert).unwrap().map(Result::unwrap);
         let key = PrivateKeyDer::from_pem_file(&self.key).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ServerConfig::builder_with_provider(provider);
-        let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let builder = ServerConfig::builder_with_provider(provider.clone());
+        let builder = builder.with_protocol_versions(versions).unwrap();
+        let builder = match clients {
+            None => builder.with_no_client_auth(),
+            Some(authority) => {
+                let roots = Arc::new(authority.roots());
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
+                builder.with_client_cert_verifier(verifier.build().unwrap())
+            }
+        };
         let mut config = builder.with_single_cert(chain.collect(), key).unwrap();
         config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().unwrap();
         Arc::new(config)
@@ -146,12 +174,10 @@ pub fn client(ca: &Authority, name: &str) -> ClientConnection {
 
 /// What a client that trusts the authority shakes hands by.
 pub fn client_config(ca: &Authority) -> Arc<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(&ca.ca).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider);
     let builder = builder.with_safe_default_protocol_versions().unwrap();
-    Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
+    Arc::new(builder.with_root_certificates(ca.roots()).with_no_client_auth())
 }
 
 pub type Tls<C> = rustls::StreamOwned<C, TcpStream>;

@@ -1,0 +1,213 @@
+//! What the bridge listens on: its ports, what it shows there, and its admin endpoint.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use humantime::format_rfc3339_seconds;
+use hyper::Method;
+use serde::Deserialize;
+use tokio::sync::OnceCell;
+
+use super::case::Deadline;
+use super::finding::Finding;
+use super::http::ask;
+use crate::config::{Bind, Config, Listener, read_token};
+use crate::log::Chain;
+use crate::net::{listener, unix};
+use crate::tls::server::Terminator;
+
+const PORT: &str = "host.port";
+pub(super) const TLS: &str = "host.tls";
+const ADMIN: &str = "host.admin";
+/// For a bridge on this host to say what it serves.
+const FOR_A_BRIDGE: Duration = Duration::from_secs(1);
+
+/// Whether what is to be listened on can be had, or is had by a bridge that runs, and what is shown
+/// there.
+pub(super) async fn examine(config: &Config, deadline: Deadline) -> Vec<Finding> {
+    let (mut findings, mut serving) = (Vec::new(), None);
+    let running = OnceCell::new();
+    let running = || running.get_or_init(|| Running::ask(config.admin, deadline));
+    for listener in &config.listeners {
+        for bind in &listener.bind {
+            let tried = match bind {
+                Bind::Unix(path) => vec![(bind.to_string(), at_path(path, listener))],
+                _ => at_addresses(bind),
+            };
+            for (place, tried) in tried {
+                let bridge = match tried {
+                    Place::Taken => running().await.serves(&place),
+                    _ => None,
+                };
+                serving = serving.or(bridge);
+                findings.push(port(PORT, &place, tried, bridge));
+            }
+        }
+        findings.extend(certificate(listener));
+    }
+    for (place, tried) in at_addresses(&Bind::Address(config.admin)) {
+        // That of a bridge for other clients is in the way of this one.
+        findings.push(port(ADMIN, &place, tried, serving));
+    }
+    findings.extend(config.admin_token_file.as_deref().and_then(token));
+    findings
+}
+
+/// What is shown to a listener's clients.
+fn certificate(listener: &Listener) -> Option<Finding> {
+    let finding = match Terminator::new(&listener.tls) {
+        Ok(None) => return None,
+        Ok(Some(terminator)) => match terminator.warnings.as_slice() {
+            [] => Finding::ok(
+                TLS,
+                format!(
+                    "its certificates are valid until {}",
+                    format_rfc3339_seconds(terminator.expires)
+                ),
+            ),
+            warnings => Finding::warn(TLS, "weak_file", warnings.join("; "))
+                .likely("nobody has renewed it, or it was copied without its mode")
+                .hint("mend the file, and have a bridge that runs read it: SIGHUP"),
+        },
+        Err(error) => Finding::fail(TLS, "bad_file", Chain(&error).to_string())
+            .likely("the bridge refuses to start without it")
+            .hint(error.hint().unwrap_or("openssl x509 -noout -text -in FILE shows what is in it")),
+    };
+    Some(finding.of(format!("the listener {}", listener.name)))
+}
+
+/// The file of the admin token, if it is of no use.
+fn token(path: &Path) -> Option<Finding> {
+    let error = read_token(path).err()?;
+    let finding = Finding::fail(ADMIN, "bad_file", Chain(&error).to_string())
+        .likely("the bridge refuses to start without it")
+        .hint("admin_token_file is a file with one word, which the user that tidegate runs as can read");
+    Some(finding.of(path.display()))
+}
+
+/// What became of trying an address.
+enum Place {
+    Free,
+    Taken,
+    /// The IPv6 half of localhost on a host without IPv6, which is left out.
+    Missing,
+    Forbidden(io::Error),
+    Elsewhere(io::Error),
+    Unusable {
+        why: String,
+        hint: Option<&'static str>,
+    },
+}
+
+fn at_path(path: &Path, listener: &Listener) -> Place {
+    match unix::try_bind(path, &listener.unix) {
+        Ok(()) => Place::Free,
+        Err(unix::BindError::Served) => Place::Taken,
+        Err(error) => Place::Unusable { why: Chain(&error).to_string(), hint: error.hint() },
+    }
+}
+
+fn at_addresses(bind: &Bind) -> Vec<(String, Place)> {
+    let is_localhost = matches!(bind, Bind::Localhost(_));
+    let tried = bind.addresses().into_iter().map(|address| {
+        let place = match listener::try_bind(address) {
+            Ok(()) => Place::Free,
+            Err(error) => match error.kind() {
+                io::ErrorKind::AddrInUse => Place::Taken,
+                io::ErrorKind::PermissionDenied => Place::Forbidden(error),
+                _ if is_localhost && address.is_ipv6() => Place::Missing,
+                io::ErrorKind::AddrNotAvailable => Place::Elsewhere(error),
+                _ => Place::Unusable { why: error.to_string(), hint: None },
+            },
+        };
+        (address.to_string(), place)
+    });
+    tried.collect()
+}
+
+fn port(check: &'static str, place: &str, tried: Place, bridge: Option<u32>) -> Finding {
+    let (flag, who) = match check {
+        ADMIN => ("--admin", "another bridge, or another program, has it"),
+        _ => ("--listen", "a database, a proxy or a bridge with another admin address has it"),
+    };
+    let number = place.rsplit_once(':').map_or(place, |(_, number)| number);
+    match (tried, bridge) {
+        (Place::Free, _) => Finding::ok(check, "free"),
+        (Place::Missing, _) => Finding::skip(check, format!("{place}: this host has no IPv6")),
+        (Place::Taken, Some(process)) => {
+            Finding::ok(check, format!("served by a tidegate that runs, process {process}"))
+        }
+        (Place::Taken, None) => Finding::fail(check, "port_taken", "another program listens there")
+            .likely(who)
+            .hint(format!(
+                "end it, or choose another address ({flag}); this shows which it is:\n\
+                 ss -ltnp 'sport = :{number}'"
+            )),
+        (Place::Forbidden(error), _) => Finding::fail(check, "port_forbidden", error.to_string())
+            .likely("ports below 1024 are for root")
+            .hint(
+                "choose a port from 1024 on, or allow it: AmbientCapabilities=CAP_NET_BIND_SERVICE \
+                 in a systemd unit",
+            ),
+        (Place::Elsewhere(error), _) => {
+            Finding::fail(check, "address_unavailable", error.to_string())
+                .likely("the address is none of this host's")
+                .hint("bind one that `ip address` shows, or 0.0.0.0 with `allow`")
+        }
+        (Place::Unusable { why, hint }, _) => Finding::fail(check, "address_unavailable", why)
+            .likely("what is to be listened on cannot be had")
+            .hint(hint.map_or_else(|| format!("choose another address ({flag})"), str::to_owned)),
+    }
+    .of(place)
+}
+
+/// A bridge that runs on this host, as its admin endpoint tells of it.
+#[derive(Debug, Default, Deserialize)]
+struct Running {
+    pid: u32,
+    listeners: Vec<Serving>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Serving {
+    addresses: Vec<String>,
+}
+
+impl Running {
+    /// None at all, if nobody says that he is one.
+    async fn ask(mut admin: SocketAddr, deadline: Deadline) -> Self {
+        match admin.ip() {
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED) => admin.set_ip(Ipv4Addr::LOCALHOST.into()),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) => admin.set_ip(Ipv6Addr::LOCALHOST.into()),
+            _ => {}
+        }
+        let within = deadline.within(FOR_A_BRIDGE);
+        let reply = ask(admin, Method::GET, "/status.json", None, within).await;
+        reply.ok().and_then(|reply| serde_json::from_str(&reply.body).ok()).unwrap_or_default()
+    }
+
+    fn serves(&self, place: &str) -> Option<u32> {
+        let mut all = self.listeners.iter().flat_map(|listener| &listener.addresses);
+        all.any(|address| address == place).then_some(self.pid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Status;
+
+    #[test]
+    fn a_port_that_is_taken_is_fine_if_a_bridge_serves_it() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let tried = at_addresses(&Bind::Address(address)).remove(0);
+        assert!(matches!(tried.1, Place::Taken), "{}", tried.0);
+        assert_eq!(port(PORT, &tried.0, Place::Taken, Some(7)).status, Status::Ok);
+        let finding = port(PORT, &tried.0, Place::Taken, None);
+        assert_eq!(finding.cause, Some("port_taken"));
+        assert!(finding.hint.unwrap().contains(&format!("sport = :{}'", address.port())));
+    }
+}
