@@ -14,6 +14,8 @@ pub struct Mode {
     pub fast: bool,
     /// Whether the clients speak TLS.
     pub tls: bool,
+    /// Whether TLS, with whichever side, ends at the bridge.
+    pub ends_tls: bool,
     start: fn(SocketAddr) -> Through,
 }
 
@@ -23,25 +25,35 @@ pub struct Through {
     _carrier: Option<Box<dyn Any>>,
 }
 
+/// A bridge as it comes, between clients without TLS and a server.
+const OFF: Mode = Mode {
+    name: "off",
+    fast: false,
+    tls: false,
+    ends_tls: false,
+    start: |server| bridge(server, &[]),
+};
+const ENDING: Mode = Mode { ends_tls: true, ..OFF };
+
 /// All modes of the bridge.
 pub const MODES: &[Mode] = &[
-    Mode { name: "off", fast: true, tls: false, start: |server| bridge(server, &[]) },
-    Mode { name: "off tls", fast: false, tls: true, start: |server| bridge(server, &[]) },
-    Mode { name: "warm", fast: false, tls: false, start: |server| bridge(server, WARM) },
-    Mode { name: "warm tls", fast: false, tls: true, start: |server| bridge(server, WARM) },
-    Mode { name: "client tls", fast: true, tls: true, start: |server| terminating(server, "off") },
+    Mode { fast: true, ..OFF },
+    Mode { name: "off tls", tls: true, ..OFF },
+    Mode { name: "warm", start: |server| bridge(server, WARM), ..OFF },
+    Mode { name: "warm tls", tls: true, start: |server| bridge(server, WARM), ..OFF },
+    Mode {
+        name: "client tls",
+        fast: true,
+        tls: true,
+        start: |server| terminating(server, "off"),
+        ..ENDING
+    },
     Mode {
         name: "upstream tls",
-        fast: false,
-        tls: false,
         start: |server| bridge(server, &["--upstream-tls", "required"]),
+        ..ENDING
     },
-    Mode {
-        name: "both tls",
-        fast: false,
-        tls: true,
-        start: |server| terminating(server, "required"),
-    },
+    Mode { name: "both tls", tls: true, start: |server| terminating(server, "required"), ..ENDING },
 ];
 
 /// So many are held that most clients are lent one.
@@ -49,13 +61,8 @@ const WARM: &[&str] = &["--pool", "warm", "--warm-min", "4"];
 
 /// No bridges: relays that do harm in [`PLANTED_SECTION`], to show that it is found.
 pub const PLANTED: &[Mode] = &[
-    Mode {
-        name: "changed",
-        fast: false,
-        tls: false,
-        start: |server| harmful(server, Onward::Pass),
-    },
-    Mode { name: "cut", fast: false, tls: false, start: |server| harmful(server, Onward::Cut) },
+    Mode { name: "changed", start: |server| harmful(server, Onward::Pass), ..OFF },
+    Mode { name: "cut", start: |server| harmful(server, Onward::Cut), ..OFF },
 ];
 pub const PLANTED_SECTION: &str = "query.text";
 /// A value that only that section has.

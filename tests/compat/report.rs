@@ -30,6 +30,7 @@ struct Counts {
     different: usize,
     fails_direct: usize,
     unsupported: usize,
+    excused: usize,
 }
 
 impl Report {
@@ -59,19 +60,38 @@ impl Report {
 
     /// Every cell a line; then what is not the same; then, as the other tests end, the sum.
     pub fn print(&self) {
-        print_row(["server", "client", "mode", "same", "differ", "fail direct", "unsupported"]);
+        print_row([
+            "server",
+            "client",
+            "mode",
+            "same",
+            "differ",
+            "fail direct",
+            "unsupported",
+            "excused",
+        ]);
         for (cell, outcome) in &self.cells {
             let [server, client, mode] = [cell.server, cell.client, cell.mode];
             match outcome {
                 Outcome::Skipped(why) => {
-                    print_row([server, client, mode, &format!("skipped ({why})"), "", "", ""]);
+                    print_row([server, client, mode, &format!("skipped ({why})"), "", "", "", ""]);
                 }
                 Outcome::Ran(verdicts) => {
                     let counts = Counts::of(verdicts);
                     let [same, different] = [counts.same, counts.different].map(|n| n.to_string());
-                    let [fails, unsupported] =
-                        [counts.fails_direct, counts.unsupported].map(|n| n.to_string());
-                    print_row([server, client, mode, &same, &different, &fails, &unsupported]);
+                    let [fails, unsupported, excused] =
+                        [counts.fails_direct, counts.unsupported, counts.excused]
+                            .map(|n| n.to_string());
+                    print_row([
+                        server,
+                        client,
+                        mode,
+                        &same,
+                        &different,
+                        &fails,
+                        &unsupported,
+                        &excused,
+                    ]);
                 }
             }
         }
@@ -98,6 +118,7 @@ impl Report {
                 sum.different += counts.different;
                 sum.fails_direct += counts.fails_direct;
                 sum.unsupported += counts.unsupported;
+                sum.excused += counts.excused;
             }
         }
         sum
@@ -119,15 +140,18 @@ impl Counts {
                 Verdict::Different { .. } => &mut counts.different,
                 Verdict::FailsDirect(_) => &mut counts.fails_direct,
                 Verdict::Unsupported => &mut counts.unsupported,
+                Verdict::Excused { .. } => &mut counts.excused,
             } += 1;
         }
         counts
     }
 }
 
-fn print_row([server, client, mode, same, different, fails, unsupported]: [&str; 7]) {
+fn print_row(row: [&str; 8]) {
+    let [server, client, mode, same, different, fails, unsupported, excused] = row;
     let row = format!(
-        "{server:8} {client:22} {mode:8} {same:>5} {different:>7} {fails:>12} {unsupported:>12}"
+        "{server:8} {client:22} {mode:12} {same:>5} {different:>7} {fails:>12} {unsupported:>12} \
+         {excused:>8}"
     );
     println!("{}", row.trim_end());
 }
@@ -142,13 +166,15 @@ fn explain(cell: &str, verdicts: &[(String, Verdict)]) {
                 Some((_, sections)) => sections.push(section),
                 None => reasons.push((reason, vec![section])),
             },
-            Verdict::Different { direct, through } => {
+            Verdict::Different { direct, through } | Verdict::Excused { direct, through } => {
+                let word = match verdict {
+                    Verdict::Excused { .. } => "is excused",
+                    _ => "differs",
+                };
                 let common = direct.chars().zip(through.chars()).take_while(|(a, b)| a == b);
                 let common = common.count();
                 let [direct, through] = [direct, through].map(|line| excerpt(line, common));
-                println!(
-                    "{cell} differs: {section}\n    direct:  {direct}\n    through: {through}"
-                );
+                println!("{cell} {word}: {section}\n    direct:  {direct}\n    through: {through}");
             }
         }
     }

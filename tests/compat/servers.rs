@@ -24,6 +24,9 @@ pub struct ServerKind {
     pub name: &'static str,
     pub fast: bool,
     pub needs: &'static [Need],
+    /// Sections in which its own TLS ends as only its own can: a bridge that ends TLS has an end of its
+    /// own there.
+    pub own_ends: &'static [&'static str],
     /// Starts one; or says why it cannot be had here.
     pub start: fn() -> Result<Server, String>,
 }
@@ -43,10 +46,19 @@ pub const SERVERS: &[ServerKind] = &[
             Need { probe: "mariadb --version", package: "mariadb-client" },
             Need { probe: "openssl version", package: "openssl" },
         ],
+        own_ends: &[],
         start: mariadb,
     },
-    ServerKind { name: "mysql", fast: false, needs: MYSQL.needs, start: mysql },
-    ServerKind { name: "tidb", fast: false, needs: &[], start: tidb },
+    ServerKind { name: "mysql", fast: false, needs: MYSQL.needs, own_ends: &[], start: mysql },
+    // A busy session that is killed ends by a record that cannot be decrypted, an idle one by
+    // close_notify.
+    ServerKind {
+        name: "tidb",
+        fast: false,
+        needs: &[],
+        own_ends: &["kill.busy", "kill.idle"],
+        start: tidb,
+    },
 ];
 
 /// The database that the client programs use, made anew before each run.

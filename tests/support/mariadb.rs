@@ -1,15 +1,17 @@
 //! A MariaDB of the test's own: a private data directory, a free port, TLS, and a hard death.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use mysql_async::{Conn, Opts, OptsBuilder};
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -18,6 +20,17 @@ use super::process::{Process, command, installed, succeed};
 use super::tcp::free_port;
 use super::{PATIENCE, skip, until};
 
+/// How a data directory is made.
+const INSTALL: &[&str] = &[
+    "--no-defaults",
+    "--auth-root-authentication-method=normal",
+    "--skip-test-db",
+    // Without /etc/hosts, as in a bare chroot, it finds no localhost and would give up.
+    "--force",
+    LOG_SIZE,
+];
+/// Less than comes by itself, as it is copied for each server.
+const LOG_SIZE: &str = "--innodb-log-file-size=32M";
 pub const USER: &str = "app";
 pub const PASSWORD: &str = "ebb and flow";
 
@@ -231,6 +244,7 @@ impl MariaDb {
             // Speed instead of safety: the data is thrown away anyway.
             "--innodb-flush-log-at-trx-commit=0".into(),
             "--skip-innodb-doublewrite".into(),
+            LOG_SIZE.into(),
         ]);
         server.env("TMPDIR", path("tmp"));
         server.args(&self.options).stdout(Stdio::null()).stderr(Stdio::null());
@@ -300,26 +314,61 @@ fn certificate(file: &Path, key: &Path, name: &str) -> Command {
 ///
 /// A server that starts empties its folder for temporary tables, so it must not be anybody else's.
 fn install(dir: &Path) {
-    let data = dir.join("data");
     let tmp = dir.join("tmp");
     fs::create_dir(&tmp).unwrap();
     fs::set_permissions(&tmp, fs::Permissions::from_mode(0o1777)).unwrap();
-    let mut install = command("mariadb-install-db");
-    install.env("TMPDIR", tmp);
-    install.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
-    // Without /etc/hosts, as in a bare chroot, it finds no localhost and would give up.
-    install.arg("--force");
-    install.arg(format!("--datadir={}", data.display()));
-    if rustix::process::geteuid().is_root() {
-        install.arg("--user=mysql");
-    }
-    succeed(install);
+    copy(empty_data(), &dir.join("data"));
     let init = format!(
         "CREATE DATABASE IF NOT EXISTS test;\n\
          CREATE USER IF NOT EXISTS {USER}@'%' IDENTIFIED BY '{PASSWORD}';\n\
          GRANT ALL ON *.* TO {USER}@'%';\n"
     );
     fs::write(dir.join("init.sql"), init).unwrap();
+}
+
+/// A data directory to be copied. It takes a server two seconds to make one, so it is kept for all
+/// tests, and made anew for another version.
+fn empty_data() -> &'static Path {
+    static MADE: OnceLock<PathBuf> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let mut version = command("mariadbd");
+        version.args(["--no-defaults", "--version"]);
+        let (version, user) = (succeed(version), rustix::process::geteuid());
+        let mut hash = DefaultHasher::new();
+        (version, user.as_raw(), INSTALL).hash(&mut hash);
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let data = folder.join(format!("mariadb-{:016x}", hash.finish()));
+        // Binaries run at the same time: one makes it, the others wait.
+        let lock = fs::File::create(data.with_extension("lock")).unwrap();
+        flock(&lock, FlockOperation::LockExclusive).unwrap();
+        if !data.exists() {
+            let unfinished = tempfile::tempdir_in(folder).unwrap();
+            make_data(&unfinished.path().join("data"));
+            fs::rename(unfinished.path().join("data"), &data).unwrap();
+        }
+        data
+    })
+}
+
+fn make_data(data: &Path) {
+    // Not at its place: the server's user need not be able to get there.
+    let (made, tmp) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::set_permissions(made.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(tmp.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+    let mut install = command("mariadb-install-db");
+    install.env("TMPDIR", tmp.path()).args(INSTALL);
+    install.arg(format!("--datadir={}", made.path().join("data").display()));
+    if rustix::process::geteuid().is_root() {
+        install.arg("--user=mysql");
+    }
+    succeed(install);
+    copy(&made.path().join("data"), data);
+}
+
+fn copy(from: &Path, to: &Path) {
+    let mut copy = command("cp");
+    copy.args(["--archive", "--sparse=always"]).arg(from).arg(to);
+    succeed(copy);
 }
 
 /// Lays the file `$1` over `/etc/hosts` and becomes the rest of the command.
