@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tidegate::demo::dns::DnsServer;
+use tidegate::mysql::handshake::Greeting;
 
 use support::bridge::Bridge;
 use support::mariadb::MariaDb;
@@ -277,6 +278,17 @@ struct Path {
     mariadb: MariaDb,
     bridge_side: Arc<Namespace>,
     server: SocketAddr,
+}
+
+/// Else nothing here would show that it is answered well.
+#[test]
+fn an_unknown_user_is_asked_as_one_of_the_accounts_is() {
+    let Some(path) = Path::new() else { return };
+    let mut stream = path.bridge_side.enter(|| connect(path.server));
+    let greeting = Greeting::parse(&read_packet(&stream).unwrap()).unwrap();
+    stream.write_all(&greeting.failing_login()).unwrap();
+    let question = read_packet(&stream).unwrap();
+    assert!(question.starts_with(b"\xfeclient_ed25519\0"), "{question:?}");
 }
 
 /// Accounts of many plugins: an unknown user is asked as one of them would be.

@@ -10,7 +10,6 @@ use super::finding::Finding;
 use super::listen;
 use super::login::Met;
 use crate::config::{ClientTls, UpstreamTls, is_public};
-use crate::tls::server::Terminator;
 
 const ORIGIN: &str = "hyperdrive.origin";
 const TLS: &str = "hyperdrive.tls";
@@ -49,13 +48,11 @@ fn origin(case: &Case, addresses: &[SocketAddr]) -> Finding {
 
 /// As a client of the bridge sees it.
 fn tls(case: &Case, met: &Met) -> Finding {
-    if let Some(listener) =
-        case.listeners.iter().find(|listener| listener.tls.client_tls != ClientTls::Off)
-    {
-        return match Terminator::new(&listener.tls) {
-            Ok(_) => Finding::ok(TLS, format!("the listener {} offers it", listener.name)),
-            Err(_) => Finding::skip(TLS, format!("not known, as {} is broken", listen::TLS)),
-        };
+    if let Some(listener) = case.listeners.iter().find(|listener| listen::offers_tls(listener)) {
+        return Finding::ok(TLS, format!("the listener {} offers it", listener.name));
+    }
+    if case.listeners.iter().any(|listener| listener.tls.client_tls != ClientTls::Off) {
+        return Finding::skip(TLS, format!("not known, as {} is broken", listen::TLS));
     }
     let none = |why: &str| {
         Finding::warn(TLS, "no_tls_for_hyperdrive", why)

@@ -18,11 +18,14 @@ use tokio::sync::oneshot;
 
 use super::case::{Case, Deadline};
 use super::now;
+use super::tls::wants_certificate;
 use crate::config::{SendProxyProtocol, Tcp, UpstreamTls};
 use crate::mysql::channel::Channel;
 use crate::mysql::error::Problem;
 use crate::mysql::handshake::ServerKind;
-use crate::mysql::login::{Greeting, Login, ask_for_tls, authenticate, greeting, take_leave};
+use crate::mysql::login::{
+    Greeting, Login, ask_for_tls, authenticate, give_up, greeting, take_leave,
+};
 use crate::net::connect::{ConnectError, connect};
 use crate::net::proxy_protocol;
 use crate::net::socket::TcpInfo;
@@ -39,7 +42,7 @@ const OFTEN: u32 = 5;
 const MOST_FOR_A_LOGIN: Duration = Duration::from_secs(15);
 /// A little less than the kernel waits before it sends a SYN again.
 const A_SYN_AGAIN: Duration = Duration::from_millis(900);
-const FOR_A_FAREWELL: Duration = Duration::from_secs(2);
+const FOR_AN_END: Duration = Duration::from_secs(2);
 const PINGS: usize = 9;
 const FOR_PINGS: Duration = Duration::from_secs(3);
 const COM_QUIT: u8 = 0x01;
@@ -78,6 +81,19 @@ pub(super) struct Secured {
     pub result: Result<(ProtocolVersion, CipherSuite), Trouble>,
     /// What the server has shown, if it came to that.
     pub shown: Option<Shown>,
+}
+
+impl Secured {
+    /// As it is, unless the server has said on the way out that it does not like the client's
+    /// certificate, or wants one.
+    fn unless_refused(self, left: Result<(), Problem>) -> Self {
+        match left {
+            Err(Problem::Broken(error)) if wants_certificate(&error) => {
+                Self { result: Err(Problem::Tls(error).into()), ..self }
+            }
+            _ => self,
+        }
+    }
 }
 
 /// What became of a log-in.
@@ -231,21 +247,29 @@ impl Rules {
                 channel.has_been_verified();
             }
             let result = Ok(agreed(&channel));
-            let _ = secured.send(Secured { result, shown });
-            if self.mode.is_verified() && !is_good {
-                return self.leave(channel, &hello).await;
-            }
-        } else if self.needs_tls {
-            return self.leave(channel, &hello).await;
+            let met = Secured { result, shown };
+            let may_log_in = is_good || !self.mode.is_verified();
+            let Some(login) = self.login().filter(|_| may_log_in) else {
+                let left = take_leave(&mut channel, &hello).await;
+                let _ = secured.send(met.unless_refused(left));
+                return None;
+            };
+            let _ = secured.send(met);
+            let _ = logged_in.send(self.visit(channel, &hello, login).await?);
+            return Some(());
         }
-        let login = self.login.as_ref().filter(|_| !self.is_taken.swap(true, Ordering::Relaxed));
-        match login {
-            None => self.leave(channel, &hello).await,
-            Some(login) => {
-                let _ = logged_in.send(self.visit(channel, &hello, login).await?);
-                Some(())
-            }
-        }
+        let Some(login) = self.login().filter(|_| !self.needs_tls) else {
+            // Also when the time is up: it is short, and what is left out counts with the server.
+            let _ = take_leave(&mut channel, &hello).await;
+            return None;
+        };
+        let _ = logged_in.send(self.visit(channel, &hello, login).await?);
+        Some(())
+    }
+
+    /// For the first one who asks.
+    fn login(&self) -> Option<&Login> {
+        self.login.as_ref().filter(|_| !self.is_taken.swap(true, Ordering::Relaxed))
     }
 
     async fn connect(&self, address: SocketAddr) -> Result<(TcpStream, Connected), ConnectError> {
@@ -278,7 +302,11 @@ impl Rules {
         let plugin = match self.within(most, authenticated).await? {
             Ok(plugin) => plugin,
             Err(trouble) => {
-                return Some(LoggedIn { is_secure, took: began.elapsed(), result: Err(trouble) });
+                let took = began.elapsed();
+                if let Trouble::Wire(problem) = &trouble {
+                    give_up(&mut channel, hello, problem).await;
+                }
+                return Some(LoggedIn { is_secure, took, result: Err(trouble) });
             }
         };
         let took = began.elapsed();
@@ -300,14 +328,8 @@ impl Rules {
             channel.command(COM_QUIT, &[]).await?;
             Ok::<(), Problem>(channel.ended().await?)
         };
-        let _ = self.within(FOR_A_FAREWELL, farewell).await;
+        let _ = self.within(FOR_AN_END, farewell).await;
         Some(LoggedIn { is_secure, took, result: Ok(Visit { plugin, pings }) })
-    }
-
-    async fn leave(&self, mut channel: Channel, hello: &Greeting) -> Option<()> {
-        // Also when the time is up: it is short, and what is left out counts with the server.
-        take_leave(&mut channel, hello).await;
-        None
     }
 
     /// Time for the greeting, and for TLS.

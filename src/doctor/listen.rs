@@ -3,7 +3,8 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
-use std::time::Duration;
+use std::slice;
+use std::time::{Duration, SystemTime};
 
 use humantime::format_rfc3339_seconds;
 use hyper::Method;
@@ -13,6 +14,7 @@ use tokio::sync::OnceCell;
 use super::case::Deadline;
 use super::finding::Finding;
 use super::http::ask;
+use super::tls::SOON;
 use crate::config::{Bind, Config, Listener, read_token};
 use crate::log::Chain;
 use crate::net::{listener, unix};
@@ -27,7 +29,7 @@ const FOR_A_BRIDGE: Duration = Duration::from_secs(1);
 /// Whether what is to be listened on can be had, or is had by a bridge that runs, and what is shown
 /// there.
 pub(super) async fn examine(config: &Config, deadline: Deadline) -> Vec<Finding> {
-    let (mut findings, mut serving) = (Vec::new(), None);
+    let mut findings = Vec::new();
     let running = OnceCell::new();
     let running = || running.get_or_init(|| Running::ask(config.admin, deadline));
     for listener in &config.listeners {
@@ -41,36 +43,69 @@ pub(super) async fn examine(config: &Config, deadline: Deadline) -> Vec<Finding>
                     Place::Taken => running().await.serves(&place),
                     _ => None,
                 };
-                serving = serving.or(bridge);
                 findings.push(port(PORT, &place, tried, bridge));
             }
         }
         findings.extend(certificate(listener));
     }
     for (place, tried) in at_addresses(&Bind::Address(config.admin)) {
-        // That of a bridge for other clients is in the way of this one.
-        findings.push(port(ADMIN, &place, tried, serving));
+        findings.push(match tried {
+            Place::Taken => admin(&place, running().await, config),
+            _ => port(ADMIN, &place, tried, None),
+        });
     }
     findings.extend(config.admin_token_file.as_deref().and_then(token));
     findings
+}
+
+/// The admin endpoint's port is another program's, or a bridge's: that of one for other clients is in
+/// the way of this one, but they may be meant to have different settings.
+fn admin(place: &str, running: &Running, config: &Config) -> Finding {
+    let binds = config.listeners.iter().flat_map(|listener| &listener.bind);
+    let mut places = binds.flat_map(|bind| match bind {
+        Bind::Unix(_) => vec![bind.to_string()],
+        _ => bind.addresses().iter().map(SocketAddr::to_string).collect(),
+    });
+    match running.pid {
+        Some(process) if !places.any(|place| running.serves(&place).is_some()) => {
+            let said = format!("a tidegate for other clients has it, process {process}");
+            Finding::warn(ADMIN, "port_taken", said)
+                .likely("two bridges on this host, and each has an admin endpoint of its own")
+                .hint("to run another beside it, choose another address (--admin)")
+                .of(place)
+        }
+        process => port(ADMIN, place, Place::Taken, process),
+    }
+}
+
+/// Whether a listener's clients can be shown what they are to be shown.
+pub(super) fn offers_tls(listener: &Listener) -> bool {
+    Terminator::new(&listener.tls).is_ok_and(|terminator| terminator.is_some())
 }
 
 /// What is shown to a listener's clients.
 fn certificate(listener: &Listener) -> Option<Finding> {
     let finding = match Terminator::new(&listener.tls) {
         Ok(None) => return None,
-        Ok(Some(terminator)) => match terminator.warnings.as_slice() {
-            [] => Finding::ok(
-                TLS,
-                format!(
-                    "its certificates are valid until {}",
-                    format_rfc3339_seconds(terminator.expires)
-                ),
-            ),
-            warnings => Finding::warn(TLS, "weak_file", warnings.join("; "))
-                .likely("nobody has renewed it, or it was copied without its mode")
-                .hint("mend the file, and have a bridge that runs read it: SIGHUP"),
-        },
+        Ok(Some(terminator)) => {
+            let until = format_rfc3339_seconds(terminator.expires);
+            let evidence = format!("its certificates are valid until {until}");
+            let left = terminator.expires.duration_since(SystemTime::now());
+            let warned = |cause, likely: &str| {
+                let all = [slice::from_ref(&evidence), &terminator.warnings].concat();
+                Finding::warn(TLS, cause, all.join("; "))
+                    .likely(likely)
+                    .hint("mend the file, and have a bridge that runs read it: SIGHUP")
+            };
+            match left {
+                Err(_) => warned("expired", "nobody has renewed it"),
+                Ok(left) if left < SOON => warned("expires_soon", "nobody has renewed it yet"),
+                Ok(_) if !terminator.warnings.is_empty() => {
+                    warned("weak_file", "it was made for later, or copied without its mode")
+                }
+                Ok(_) => Finding::ok(TLS, evidence),
+            }
+        }
         Err(error) => Finding::fail(TLS, "bad_file", Chain(&error).to_string())
             .likely("the bridge refuses to start without it")
             .hint(error.hint().unwrap_or("openssl x509 -noout -text -in FILE shows what is in it")),
@@ -154,7 +189,7 @@ fn port(check: &'static str, place: &str, tried: Place, bridge: Option<u32>) -> 
         (Place::Elsewhere(error), _) => {
             Finding::fail(check, "address_unavailable", error.to_string())
                 .likely("the address is none of this host's")
-                .hint("bind one that `ip address` shows, or 0.0.0.0 with `allow`")
+                .hint(format!("choose one that `ip address` shows ({flag})"))
         }
         (Place::Unusable { why, hint }, _) => Finding::fail(check, "address_unavailable", why)
             .likely("what is to be listened on cannot be had")
@@ -166,7 +201,8 @@ fn port(check: &'static str, place: &str, tried: Place, bridge: Option<u32>) -> 
 /// A bridge that runs on this host, as its admin endpoint tells of it.
 #[derive(Debug, Default, Deserialize)]
 struct Running {
-    pid: u32,
+    /// Of nobody, if nobody says that he is one.
+    pid: Option<u32>,
     listeners: Vec<Serving>,
 }
 
@@ -176,7 +212,6 @@ struct Serving {
 }
 
 impl Running {
-    /// None at all, if nobody says that he is one.
     async fn ask(mut admin: SocketAddr, deadline: Deadline) -> Self {
         match admin.ip() {
             IpAddr::V4(Ipv4Addr::UNSPECIFIED) => admin.set_ip(Ipv4Addr::LOCALHOST.into()),
@@ -190,7 +225,7 @@ impl Running {
 
     fn serves(&self, place: &str) -> Option<u32> {
         let mut all = self.listeners.iter().flat_map(|listener| &listener.addresses);
-        all.any(|address| address == place).then_some(self.pid)
+        all.any(|address| address == place).then_some(self.pid)?
     }
 }
 

@@ -13,6 +13,7 @@ use super::tls::{Ready, show_certificate, wants_certificate};
 use crate::mysql::error::{Problem, Refusal};
 use crate::mysql::login::Login;
 use crate::show::table::harmless;
+use crate::tls::reason::reason;
 use crate::upstream::plan::Service;
 
 pub(super) const USER: &str = "login.user";
@@ -131,7 +132,9 @@ fn failed(case: &Case, login: &Login, trouble: &Trouble, is_secure: bool) -> Fin
             ),
         ),
         Trouble::Wire(Problem::Broken(error)) if wants_certificate(error) => {
-            ("client_certificate", show_certificate())
+            let said = reason(error, "the server");
+            return Finding::fail(AUTHENTICATION, "client_certificate", said)
+                .advised(&show_certificate());
         }
         Trouble::Wire(Problem::Closed | Problem::Tls(_)) => ("login_error", ended()),
         Trouble::Wire(Problem::Broken(error))
@@ -153,11 +156,9 @@ fn failed(case: &Case, login: &Login, trouble: &Trouble, is_secure: bool) -> Fin
 
 /// A server may repeat what it was sent; of that, what is fit to be shown is left.
 fn without_password(trouble: &Trouble, login: &Login) -> String {
-    let said = trouble.to_string();
-    match login.password.as_str() {
-        "" => said,
-        password => said.replace(password, "****").replace(&harmless(password), "****"),
-    }
+    let shown = harmless(&login.password);
+    let forms = [login.password.as_str(), &shown].into_iter().filter(|form| !form.is_empty());
+    forms.fold(trouble.to_string(), |said, form| said.replace(form, "****"))
 }
 
 fn advice(likely: &str, hint: &str) -> Advice {
@@ -275,7 +276,10 @@ fn denied_password(case: &Case, refusal: &Refusal, is_secure: bool) -> Advice {
         return advice("the account is locked", "ALTER USER … ACCOUNT UNLOCK");
     }
     let likely = match is_secure {
-        true => "the password is wrong, there is no such user, or not for this host",
+        true => {
+            "the password is wrong, there is no such user, or not for this host or without a \
+             certificate (REQUIRE X509)"
+        }
         false => {
             "the password is wrong, there is no such user, or not for this host or without TLS \
              (REQUIRE SSL)"

@@ -21,7 +21,7 @@ const OFFERED: &str = "tls.offered";
 const HANDSHAKE: &str = "tls.handshake";
 const CERTIFICATE: &str = "tls.certificate";
 /// Whoever renews certificates does so earlier.
-const SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+pub(super) const SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
 /// A connection, and whether a log-in can be tried on it.
 pub(super) struct Ready {
@@ -164,11 +164,22 @@ fn broken(trouble: &Trouble, was_shown: bool) -> Finding {
     }
 }
 
-/// Whether the other side has ended TLS for want of a certificate; with TLS 1.3 that comes when the
-/// client takes the handshake for done.
+/// Whether the other side has ended TLS for want of a certificate, or for the one that it was shown;
+/// with TLS 1.3 that comes when the client takes the handshake for done.
 pub(super) fn wants_certificate(error: &io::Error) -> bool {
-    let alert = Error::AlertReceived(AlertDescription::CertificateRequired);
-    of_library(error) == Some(&alert)
+    let Some(Error::AlertReceived(alert)) = of_library(error) else { return false };
+    matches!(
+        alert,
+        AlertDescription::CertificateRequired
+            | AlertDescription::NoCertificate
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied
+    )
 }
 
 fn of_library(error: &io::Error) -> Option<&Error> {
@@ -345,4 +356,24 @@ fn advice(case: &Case, cause: &str, written: Option<&Written>) -> Advice {
         ),
     };
     Advice { likely, hint }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_alert_means_depends_on_what_was_agreed_before() {
+        let cause = |alert, was_shown| {
+            let error = io::Error::new(io::ErrorKind::InvalidData, Error::AlertReceived(alert));
+            broken(&Trouble::Wire(Problem::Tls(error)), was_shown).cause.unwrap()
+        };
+        let failure = AlertDescription::HandshakeFailure;
+        assert_eq!(
+            [false, true].map(|was| cause(failure, was)),
+            ["tls_protocol", "client_certificate"]
+        );
+        assert_eq!(cause(AlertDescription::UnknownCA, true), "client_certificate");
+        assert_eq!(cause(AlertDescription::InternalError, true), "tls_broken");
+    }
 }

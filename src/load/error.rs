@@ -79,6 +79,14 @@ impl SessionError {
         Self { step, problem }
     }
 
+    /// What the server said, if it is that.
+    pub(super) fn wire(&self) -> Option<&Wire> {
+        match &self.problem {
+            Problem::Wire(wire) => Some(wire),
+            _ => None,
+        }
+    }
+
     /// Under what it is counted.
     pub(super) fn cause(&self) -> String {
         let what = match &self.problem {

@@ -17,7 +17,7 @@ use super::plan::Plan;
 use crate::config::Tcp;
 use crate::mysql::channel::{Channel, Next};
 use crate::mysql::error::Problem as Wire;
-use crate::mysql::login::{ask_for_tls, authenticate, greeting};
+use crate::mysql::login::{ask_for_tls, authenticate, give_up, greeting, take_leave};
 use crate::net::connect::connect;
 
 /// How long a server may take to close after a COM_QUIT.
@@ -60,14 +60,12 @@ impl Session {
         let (stream, peer) = dial(addresses, patience).await.map_err(failed)?;
         laps.passed(Step::Tcp);
         let mut channel = Channel::new(stream);
-        let greeted = async {
-            let greeting = greeting(&mut channel).await?;
-            match tls.is_some() && !greeting.offers_tls() {
-                true => Err(Wire::NoTls.into()),
-                false => Ok(greeting),
-            }
-        };
+        let greeted = async { Ok(greeting(&mut channel).await?) };
         let greeting = laps.run(Step::Greeting, greeted).await?;
+        if tls.is_some() && !greeting.offers_tls() {
+            let _ = take_leave(&mut channel, &greeting).await;
+            return Err(SessionError::new(Step::Greeting, Wire::NoTls.into()));
+        }
         if let Some(tls) = tls {
             let secured = async {
                 ask_for_tls(&mut channel, &greeting, login).await?;
@@ -76,7 +74,12 @@ impl Session {
             channel = laps.run(Step::Tls, secured).await?;
         }
         let authenticated = async { Ok(authenticate(&mut channel, &greeting, login).await?) };
-        laps.run(Step::Authentication, authenticated).await?;
+        if let Err(error) = laps.run(Step::Authentication, authenticated).await {
+            if let Some(problem) = error.wire() {
+                give_up(&mut channel, &greeting, problem).await;
+            }
+            return Err(error);
+        }
         Ok((Self { channel, peer, patience }, laps.times))
     }
 

@@ -260,4 +260,17 @@ mod tests {
             let _ = answer_sequence(&bytes);
         }
     }
+
+    #[test]
+    fn a_wrong_answer_is_one_that_the_plugin_takes_for_a_password() {
+        for (question, length) in [
+            (&b"\xfeclient_ed25519\0nonce\0"[..], 64),
+            (b"\xfeparsec\0scramble", 64),
+            (b"\xfemysql_native_password\0nonce\0", 0),
+            (b"\xfe", 0),
+            (b"\x01\x04", 0),
+        ] {
+            assert_eq!(wrong_answer(question).len(), length, "{question:?}");
+        }
+    }
 }

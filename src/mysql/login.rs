@@ -7,7 +7,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::time::Duration;
 
 use mysql_common::constants::CapabilityFlags;
 use mysql_common::io::ParseBuf;
@@ -18,6 +17,7 @@ use mysql_common::proto::MySerialize;
 use tokio::time::timeout;
 
 use super::channel::{Channel, Raw, refusal};
+use super::client::FOR_A_REFUSAL;
 use super::error::Problem;
 use super::handshake::{self, ServerKind, wrong_answer};
 use super::packet::HEADER_LEN;
@@ -40,8 +40,6 @@ const FAST: u8 = 3;
 const FULL: u8 = 4;
 /// caching_sha2_password: asks for the server's key.
 const KEY_REQUEST: u8 = 2;
-/// For a server to refuse a log-in that is meant to fail.
-const FOR_A_FAREWELL: Duration = Duration::from_secs(2);
 const COM_QUIT: u8 = 1;
 
 /// A user, and what is said beside it.
@@ -128,7 +126,9 @@ pub async fn greeting(channel: &mut Channel) -> Result<Greeting, Problem> {
     Ok(Greeting {
         version: version.strip_prefix(FOR_OLD_REPLICAS).unwrap_or(&version).to_owned(),
         plugin: harmless(&String::from_utf8_lossy(&known.plugin)),
-        preferred: supported(packet.auth_plugin()),
+        // Nobody is given a password before it has asked for it.
+        preferred: supported(packet.auth_plugin())
+            .filter(|plugin| *plugin != AuthPlugin::MysqlClearPassword),
         nonce: packet.nonce(),
         offered: packet.capabilities(),
         known,
@@ -146,51 +146,20 @@ pub async fn ask_for_tls(
     channel.send(&SslRequest::new(agreed, MAX_PACKET, COLLATION)).await
 }
 
-/// Logs in, and tells by which plugin.
-///
-/// A server whose question is not answered (a plugin that is not spoken, a password that would be in
-/// clear) is given a wrong answer, and refuses: a connection that is merely closed then counts as an
-/// interrupted handshake, for which servers block hosts.
+/// Logs in, and tells by which plugin. What fails by our own fault has to be [given up](give_up).
 pub async fn authenticate(
     channel: &mut Channel,
     greeting: &Greeting,
     login: &Login,
 ) -> Result<AuthPlugin<'static>, Problem> {
-    let plugin = greeting.preferred.clone().unwrap_or(AuthPlugin::MysqlNativePassword);
-    let answer = match scramble(&plugin, login, &greeting.nonce, channel) {
-        Ok(answer) => answer,
-        Err(problem) => {
-            take_leave(channel, greeting).await;
-            return Err(problem);
-        }
-    };
-    let result = converse(channel, greeting, login, plugin, answer).await;
-    if let Err(Problem::Plugin(_) | Problem::InClear | Problem::Unverified) = result {
-        let refused = async {
-            let answer = wrong_answer(channel.kept());
-            channel.send(&Raw(answer)).await?;
-            until_refused(channel).await
-        };
-        let _ = timeout(FOR_A_FAREWELL, refused).await;
-    }
-    result
-}
-
-/// The log-in itself, beginning with the answer to the greeting's nonce.
-async fn converse(
-    channel: &mut Channel,
-    greeting: &Greeting,
-    login: &Login,
-    mut plugin: AuthPlugin<'static>,
-    answer: Option<Vec<u8>>,
-) -> Result<AuthPlugin<'static>, Problem> {
     let capabilities = greeting.agreed(login, channel.is_secure());
     channel.capabilities = capabilities;
     let mut nonce = greeting.nonce.clone();
+    let mut plugin = greeting.preferred.clone().unwrap_or(AuthPlugin::MysqlNativePassword);
     let name = ("program_name".to_owned(), login.program.to_owned());
     let attributes = capabilities.contains(CapabilityFlags::CLIENT_CONNECT_ATTRS);
     let response = HandshakeResponse::new(
-        answer,
+        scramble(&plugin, login, &nonce, channel)?,
         KNOWS_UTF8MB4,
         Some(login.user.as_bytes()),
         login.database.as_deref().map(str::as_bytes),
@@ -230,13 +199,39 @@ async fn converse(
     Err(Problem::Malformed("the authentication does not end"))
 }
 
+/// Ends a log-in that has failed for want of an answer to the server's last question: a plugin that is
+/// not spoken, a password that would be in clear. For other problems there is nothing to end.
+///
+/// A wrong answer makes it a log-in that fails; one that is merely closed is an interrupted handshake,
+/// for which MySQL and MariaDB block the host. It counts against the account, as a wrong password
+/// does.
+pub async fn give_up(channel: &mut Channel, greeting: &Greeting, problem: &Problem) {
+    let is_ours = matches!(problem, Problem::Plugin(_) | Problem::InClear | Problem::Unverified);
+    if !is_ours || greeting.kind() == ServerKind::TiDb {
+        return;
+    }
+    let refused = async {
+        let answer = wrong_answer(channel.kept());
+        channel.send(&Raw(answer)).await?;
+        until_refused(channel).await
+    };
+    // Nothing is left to do for a server that does not refuse.
+    let _ = timeout(FOR_A_REFUSAL, refused).await;
+}
+
 /// Ends a connection whose server has greeted, and was told nothing or has agreed on TLS.
 ///
 /// As [`super::client::Farewells`]: a log-in that fails, so that it is not counted as an interrupted
 /// handshake; to TiDB a mere close. A server that does not refuse it in time is left as it is.
-pub async fn take_leave(channel: &mut Channel, greeting: &Greeting) {
-    if greeting.kind() != ServerKind::TiDb {
-        let _ = timeout(FOR_A_FAREWELL, failing_login(channel, greeting)).await;
+///
+/// # Errors
+///
+/// The connection had broken before; with TLS 1.3 a server says only then that it does not like the
+/// client's certificate.
+pub async fn take_leave(channel: &mut Channel, greeting: &Greeting) -> Result<(), Problem> {
+    match greeting.kind() {
+        ServerKind::TiDb => Ok(()),
+        _ => timeout(FOR_A_REFUSAL, failing_login(channel, greeting)).await.unwrap_or(Ok(())),
     }
 }
 

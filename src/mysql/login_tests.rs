@@ -17,7 +17,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::channel::Channel;
 use super::error::Problem;
-use super::login::{Login, ask_for_tls, authenticate, greeting, take_leave};
+use super::login::{Login, ask_for_tls, authenticate, give_up, greeting, take_leave};
 use super::packet::{HEADER_LEN, frame, payload_length};
 use crate::config::UpstreamTls;
 use crate::tls::client::{Connector, connector, server_name};
@@ -82,7 +82,9 @@ async fn a_key_that_is_none_and_a_plugin_that_wants_it_in_clear_are_refused() {
         };
         let loading = async {
             let greeting = greeting(&mut channel).await.unwrap();
-            authenticate(&mut channel, &greeting, &login).await.unwrap_err()
+            let error = authenticate(&mut channel, &greeting, &login).await.unwrap_err();
+            give_up(&mut channel, &greeting, &error).await;
+            error
         };
         let ((), error) = tokio::join!(serving, loading);
         let refused =
@@ -144,7 +146,7 @@ async fn leaving_is_a_login_that_fails_whatever_is_asked_in_between() {
     let leaving = async {
         let greeting = greeting(&mut channel).await.unwrap();
         assert_eq!((greeting.version.as_str(), greeting.offers_tls()), ("8.0.36", false));
-        take_leave(&mut channel, &greeting).await;
+        take_leave(&mut channel, &greeting).await.unwrap();
     };
     tokio::join!(serving, leaving);
 }

@@ -47,7 +47,9 @@ causes! {
     a_certificate_that_clients_do_not_show:
         certified(&TLS12), stops_at "tls.handshake" "client_certificate";
     a_certificate_that_clients_do_not_show_behind_the_handshake:
-        certified(&TLS13), stops_at "login.authentication" "client_certificate";
+        certified(&TLS13).user("app", "x"), stops_at "login.authentication" "client_certificate";
+    a_certificate_that_is_missed_by_a_server_that_nobody_logs_in_to:
+        certified(&TLS13), stops_at "tls.handshake" "client_certificate";
     an_alert_of_something_else: alerting(80), stops_at "tls.handshake" "tls_broken";
     a_real_certificate_of_a_strangers_authority:
         real(|db| db.certificates.wrong_ca.to_str().unwrap().to_owned(), "localhost"),
@@ -78,7 +80,7 @@ fn certified(version: &'static SupportedProtocolVersion) -> Doctor {
     let authority = Authority::new();
     let pair = authority.sign(NAME, Valid::Now);
     let server = Fake::mysql().certified(&pair, &authority, version).start();
-    Doctor::at(server).flags(&["--upstream-tls", "required"]).user("app", "x").keeping(authority)
+    Doctor::at(server).flags(&["--upstream-tls", "required"]).keeping(authority)
 }
 
 /// A server that does this when it was asked for TLS.
