@@ -812,7 +812,8 @@ fn what_the_bridge_still_holds_when_the_server_resets_is_heard() {
         // The rest is lost with the server.
         let acknowledged = sent - unacknowledged(&server) as usize;
         reset(server);
-        if round % 4 < 2 {
+        let has_spoken = round % 4 < 2;
+        if has_spoken {
             // These words meet the reset, while what the server said cannot move.
             client.write_all(b"one more thing").unwrap();
         }
@@ -820,7 +821,9 @@ fn what_the_bridge_still_holds_when_the_server_resets_is_heard() {
         let all = heard + rest.len();
         assert!(all >= acknowledged, "round {round}: {all} of {acknowledged}");
         assert!(words[heard..].starts_with(&rest), "round {round}: something else was heard");
-        assert!(end.is_ok(), "round {round}: {end:?}");
+        // Words that nobody takes any more make the end of a Unix socket a reset.
+        let is_reset = end.as_ref().is_err_and(|error| error.kind() == ErrorKind::ConnectionReset);
+        assert!(end.is_ok() || has_spoken && is_reset, "round {round}: {end:?}");
     }
     bridge.has_accounted_for(full_or(20, 6) as f64);
     assert_eq!(bridge.bytes_in_pipes(), 0);
