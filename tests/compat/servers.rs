@@ -68,7 +68,12 @@ const OTHER: &str = "CREATE USER IF NOT EXISTS other@'%' IDENTIFIED BY 'flow'";
 const SEED: &str = include_str!("seed.sql");
 
 fn mariadb() -> Result<Server, String> {
-    let options = ["--max-allowed-packet=256M", "--performance-schema=ON"];
+    let options = [
+        "--max-allowed-packet=256M",
+        "--performance-schema=ON",
+        "--innodb-buffer-pool-size=128M",
+        "--innodb-log-file-size=96M",
+    ];
     let server = MariaDb::start(&options).ok_or("MariaDB is not installed")?;
     Ok(Server { port: server.port, _process: Box::new(server) })
 }
