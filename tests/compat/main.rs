@@ -137,7 +137,7 @@ fn run(arguments: &Arguments, selection: &Selection) -> Report {
                         if let Some(folder) = &arguments.keep {
                             runs.keep(folder, &cell.name()).expect("a file for what is printed");
                         }
-                        let excused = if mode.ends_tls { kind.own_ends } else { &[] };
+                        let excused = if mode.ends_tls { kind.tells_tls } else { &[] };
                         report.ran(cell, runs.verdicts(excused));
                     }
                 }

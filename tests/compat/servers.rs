@@ -24,9 +24,9 @@ pub struct ServerKind {
     pub name: &'static str,
     pub fast: bool,
     pub needs: &'static [Need],
-    /// Sections in which its own TLS ends as only its own can: a bridge that ends TLS has an end of its
-    /// own there.
-    pub own_ends: &'static [&'static str],
+    /// Sections in which clients can tell its own TLS from another's, or from none: a bridge that ends
+    /// TLS cannot be out of sight there.
+    pub tells_tls: &'static [&'static str],
     /// Starts one; or says why it cannot be had here.
     pub start: fn() -> Result<Server, String>,
 }
@@ -46,17 +46,17 @@ pub const SERVERS: &[ServerKind] = &[
             Need { probe: "mariadb --version", package: "mariadb-client" },
             Need { probe: "openssl version", package: "openssl" },
         ],
-        own_ends: &[],
+        tells_tls: &[],
         start: mariadb,
     },
-    ServerKind { name: "mysql", fast: false, needs: MYSQL.needs, own_ends: &[], start: mysql },
+    ServerKind { name: "mysql", fast: false, needs: MYSQL.needs, tells_tls: &[], start: mysql },
     // A busy session that is killed ends by a record that cannot be decrypted, an idle one by
-    // close_notify.
+    // close_notify; and the columns of SHOW STATUS are as wide as the names of the session's ciphers.
     ServerKind {
         name: "tidb",
         fast: false,
         needs: &[],
-        own_ends: &["kill.busy", "kill.idle"],
+        tells_tls: &["kill.busy", "kill.idle", "compression"],
         start: tidb,
     },
 ];
