@@ -249,7 +249,7 @@ impl Rules {
             let result = Ok(agreed(&channel));
             let met = Secured { result, shown };
             let may_log_in = is_good || !self.mode.is_verified();
-            let Some(login) = self.login().filter(|_| may_log_in) else {
+            let Some(login) = self.login_if(may_log_in) else {
                 let left = take_leave(&mut channel, &hello).await;
                 let _ = secured.send(met.unless_refused(left));
                 return None;
@@ -258,7 +258,7 @@ impl Rules {
             let _ = logged_in.send(self.visit(channel, &hello, login).await?);
             return Some(());
         }
-        let Some(login) = self.login().filter(|_| !self.needs_tls) else {
+        let Some(login) = self.login_if(!self.needs_tls) else {
             // Also when the time is up: it is short, and what is left out counts with the server.
             let _ = take_leave(&mut channel, &hello).await;
             return None;
@@ -267,9 +267,10 @@ impl Rules {
         Some(())
     }
 
-    /// For the first one who asks.
-    fn login(&self) -> Option<&Login> {
-        self.login.as_ref().filter(|_| !self.is_taken.swap(true, Ordering::Relaxed))
+    /// For the first one who may use it: who may not leaves it to the others.
+    fn login_if(&self, may_log_in: bool) -> Option<&Login> {
+        let login = self.login.as_ref().filter(|_| may_log_in)?;
+        (!self.is_taken.swap(true, Ordering::Relaxed)).then_some(login)
     }
 
     async fn connect(&self, address: SocketAddr) -> Result<(TcpStream, Connected), ConnectError> {

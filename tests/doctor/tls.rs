@@ -83,6 +83,21 @@ fn certified(version: &'static SupportedProtocolVersion) -> Doctor {
     Doctor::at(server).flags(&["--upstream-tls", "required"]).keeping(authority)
 }
 
+/// The one whose certificate is not trusted, and who was there first, does not keep the other from it.
+#[test]
+fn of_two_addresses_the_one_that_is_trusted_is_logged_in_to() {
+    let Some(place) = Place::new(&["10.0.0.1", "10.0.0.2"]) else { return };
+    let [ours, stranger] = [Authority::new(), Authority::new()];
+    place.serve(&Fake::mysql().tls(&stranger.sign(NAME, Valid::Now)), &["10.0.0.1"]);
+    place.serve(&Fake::mysql().tls(&ours.sign(NAME, Valid::Now)), &["10.0.0.2"]);
+    let dns = place.dns("127.0.0.1", PUBLIC, &["10.0.0.1", "10.0.0.2"]);
+    let ca = ours.ca.to_str().unwrap();
+    let flags = ["--upstream-tls", "verify-identity", "--tls-server-name", NAME, "--tls-ca", ca];
+    let doctor = place.asks(vec![dns], PUBLIC).flags(&flags).user("3pTAoNNegb47Uc8.root", "x");
+    let report = doctor.warns("tls.certificate", "wrong_ca");
+    assert_eq!(report.statuses("login.authentication"), ["ok"], "{}", report.text);
+}
+
 /// A server that does this when it was asked for TLS.
 fn breaking(act: impl Fn(TcpStream) + Clone + Send + 'static) -> Doctor {
     Doctor::at(asked_for_tls(act)).flags(&["--upstream-tls", "required"])
