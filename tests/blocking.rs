@@ -264,6 +264,17 @@ fn a_warm_pool_under_a_load_that_comes_and_goes_does_not_block_the_host() {
     path.is_not_blocked(&bridge, "a warm pool", left + unused as usize, before);
 }
 
+/// Else nothing here would show that it is answered well.
+#[test]
+fn an_unknown_user_is_asked_as_one_of_the_accounts_is() {
+    let Some(path) = Path::new() else { return };
+    let mut stream = path.bridge_side.enter(|| connect(path.server));
+    let greeting = Greeting::parse(&read_packet(&stream).unwrap()).unwrap();
+    stream.write_all(&greeting.failing_login()).unwrap();
+    let question = read_packet(&stream).unwrap();
+    assert!(question.starts_with(b"\xfeclient_ed25519\0"), "{question:?}");
+}
+
 /// Visits of each kind: over 1,000 in all, or 200.
 fn visits() -> usize {
     full_or(150, 30)
@@ -278,17 +289,6 @@ struct Path {
     mariadb: MariaDb,
     bridge_side: Arc<Namespace>,
     server: SocketAddr,
-}
-
-/// Else nothing here would show that it is answered well.
-#[test]
-fn an_unknown_user_is_asked_as_one_of_the_accounts_is() {
-    let Some(path) = Path::new() else { return };
-    let mut stream = path.bridge_side.enter(|| connect(path.server));
-    let greeting = Greeting::parse(&read_packet(&stream).unwrap()).unwrap();
-    stream.write_all(&greeting.failing_login()).unwrap();
-    let question = read_packet(&stream).unwrap();
-    assert!(question.starts_with(b"\xfeclient_ed25519\0"), "{question:?}");
 }
 
 /// Accounts of many plugins: an unknown user is asked as one of them would be.
