@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | `servers`, `seed.sql` | the servers, and what is in them |
 //! | `clients/` | the client programs, and how each is run |
-//! | `toolchain` | what the programs are built with, kept outside the repository |
+//! | `toolchains` | what the programs are built with |
 //! | `modes` | what stands between client and server |
 //! | `relay` | a relay of our own, to tamper with what passes, or to hear it |
 //! | `record` | what servers and clients say to each other, for other tests |
@@ -28,7 +28,7 @@ mod report;
 mod servers;
 #[path = "../support/mod.rs"]
 mod support;
-mod toolchain;
+mod toolchains;
 
 use std::env;
 use std::fs;

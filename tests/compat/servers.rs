@@ -1,7 +1,6 @@
 //! The servers, and what is in them.
 
 use std::any::Any;
-use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -11,12 +10,12 @@ use std::thread;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder};
 
-use crate::support::mariadb::{MariaDb, PASSWORD, USER, greets};
-use crate::support::process::{Process, command, succeed};
-use crate::support::tcp::free_port;
+use crate::support::mariadb::{MariaDb, PASSWORD, USER};
+use crate::support::mysqld::{MYSQL, MySqld, account};
+use crate::support::process::{Process, command};
+use crate::support::runtime;
 use crate::support::tls::{Authority, Pair, Valid};
-use crate::support::{runtime, until};
-use crate::toolchain::{MYSQL, Need};
+use crate::support::toolchain::Need;
 
 /// One row of the matrix.
 #[derive(Debug)]
@@ -79,50 +78,8 @@ fn mariadb() -> Result<Server, String> {
 }
 
 fn mysql() -> Result<Server, String> {
-    let installed = MYSQL.prepare()?;
-    let folder = tempfile::tempdir().expect("a scratch folder");
-    let init = folder.path().join("init.sql");
-    fs::write(&init, account().join(";\n") + ";\n").expect("a scratch file");
-    let path = |name: &str| folder.path().join(name).display().to_string();
-    let server = |options: &[String]| {
-        let mut server = command(&installed.join("mysqld").display().to_string());
-        server.arg("--no-defaults");
-        server.arg(format!("--basedir={}", installed.join("sid/usr").display()));
-        server.args([
-            format!("--datadir={}", path("data")),
-            format!("--log-error={}", path("error.log")),
-        ]);
-        // It refuses to be root's unless told so; to become another user would clear the signal that
-        // ends it with this process.
-        server.args(rustix::process::geteuid().is_root().then_some("--user=root")).args(options);
-        server.stdout(Stdio::null()).stderr(Stdio::null());
-        server
-    };
-    succeed(server(&["--initialize-insecure".into()]));
-    let port = free_port();
-    let mut process = Process::spawn(server(&[
-        format!("--port={port}"),
-        "--bind-address=127.0.0.1".into(),
-        format!("--socket={}", path("socket")),
-        format!("--pid-file={}", path("pid")),
-        format!("--init-file={}", init.display()),
-        "--mysqlx=OFF".into(),
-        // The default is a folder that only an installed server has.
-        "--secure-file-priv=".into(),
-        "--skip-name-resolve".into(),
-        "--local-infile=1".into(),
-        "--max-allowed-packet=256M".into(),
-        // Speed instead of safety: the data is thrown away anyway.
-        "--innodb-flush-log-at-trx-commit=0".into(),
-        "--innodb-doublewrite=OFF".into(),
-        "--skip-log-bin".into(),
-    ]));
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    until("MySQL greets or ends", || match process.has_ended() {
-        Some(_) => Some(Err(fs::read_to_string(path("error.log")).unwrap_or_default())),
-        None => greets(address).then_some(Ok(())),
-    })?;
-    Ok(Server { port, _process: Box::new((process, folder)) })
+    let server = MySqld::start()?;
+    Ok(Server { port: server.port, _process: Box::new(server) })
 }
 
 /// A real one, which a program of its own builds and runs.
@@ -167,14 +124,6 @@ fn tidb() -> Result<Server, String> {
     };
     runtime().block_on(create).map_err(|error: mysql_async::Error| error.to_string())?;
     Ok(Server { port, _process: Box::new((process, folder, authority)) })
-}
-
-/// What makes the account that the client programs use.
-fn account() -> [String; 2] {
-    [
-        format!("CREATE USER {USER}@'%' IDENTIFIED BY '{PASSWORD}'"),
-        format!("GRANT ALL ON *.* TO {USER}@'%'"),
-    ]
 }
 
 impl Server {

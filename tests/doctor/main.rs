@@ -24,15 +24,9 @@ mod output;
 mod path;
 mod place;
 mod run;
-#[allow(dead_code, reason = "it is for real clients, which need more of it")]
-#[path = "../compat/servers.rs"]
-mod servers;
 #[path = "../support/mod.rs"]
 mod support;
 mod tls;
-#[allow(dead_code, reason = "it is for real clients, which need more of it")]
-#[path = "../compat/toolchain.rs"]
-mod toolchain;
 mod well;
 
 /// A test for each cause: what is set up, the check that fails, and what that is called.

@@ -8,8 +8,8 @@ use mysql_async::{Conn, OptsBuilder};
 
 use crate::login::ED25519_USER;
 use crate::run::{Doctor, Report, SECRET};
-use crate::servers::SERVERS;
 use crate::support::mariadb::{MariaDb, PASSWORD, USER};
+use crate::support::mysqld::MySqld;
 use crate::support::namespace::Namespace;
 use crate::support::tcp::{connect, nobody};
 use crate::support::{full, runtime, skip_anywhere, until};
@@ -50,8 +50,7 @@ fn a_mysql_of_today_is_well() {
     if !full() {
         return;
     }
-    let mysql = SERVERS.iter().find(|server| server.name == "mysql").unwrap();
-    let mysql = match (mysql.start)() {
+    let mysql = match MySqld::start() {
         Ok(server) => server,
         Err(why) => return skip_anywhere(&format!("doctor on MySQL: {why}")),
     };

@@ -9,10 +9,12 @@ pub mod bridge;
 pub mod fault;
 pub mod mariadb;
 pub mod mysql;
+pub mod mysqld;
 pub mod namespace;
 pub mod process;
 pub mod tcp;
 pub mod tls;
+pub mod toolchain;
 
 use std::env;
 use std::fmt::Debug;

@@ -9,7 +9,9 @@ pub mod mysql_async;
 use std::env;
 use std::path::Path;
 
-use crate::toolchain::{CARGO, GO, JAVA, MYSQL, NODE, PYTHON, SHELL, Toolchain};
+use crate::support::mysqld::MYSQL;
+use crate::support::toolchain::Toolchain;
+use crate::toolchains::{CARGO, GO, JAVA, NODE, PYTHON, SHELL};
 
 /// One row of the matrix.
 #[derive(Debug)]
@@ -37,9 +39,7 @@ pub const CLIENTS: &[Client] = &[
         name: "mysql-command",
         fast: false,
         toolchain: Some(&MYSQL),
-        command: |sources, built| {
-            vec![path(sources, "../clients/shell/client"), path(built, "mysql")]
-        },
+        command: |_, built| vec![path(&SHELL.sources(), "client"), path(built, "mysql")],
     },
     Client {
         name: "PyMySQL",

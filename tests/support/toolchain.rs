@@ -1,4 +1,5 @@
-//! What client programs are built with and run by; what comes of it is kept outside the repository.
+//! Programs that tests need and Debian does not have: what comes of building them is kept outside the
+//! repository.
 
 use std::env;
 use std::fs;
@@ -14,12 +15,12 @@ pub struct Need {
     pub package: &'static str,
 }
 
-/// One folder of client programs, which are built together.
+/// Programs that are fetched or built together.
 #[derive(Debug)]
 pub struct Toolchain {
     /// Its folder in the cache.
     pub name: &'static str,
-    /// The folder in `tests/compat` with its sources.
+    /// The folder in `tests` with its sources.
     pub folder: &'static str,
     pub needs: &'static [Need],
     /// What the outcome depends on: while these files stay the same, nothing is built again.
@@ -28,79 +29,9 @@ pub struct Toolchain {
     pub build: &'static str,
 }
 
-pub const SHELL: Toolchain = Toolchain {
-    name: "shell",
-    folder: "clients/shell",
-    needs: &[Need { probe: "mariadb --version", package: "mariadb-client" }],
-    sources: &[],
-    build: "true",
-};
-
-pub const PYTHON: Toolchain = Toolchain {
-    name: "python",
-    folder: "clients/python",
-    needs: &[
-        Need { probe: "python3 --version", package: "python3" },
-        Need { probe: "python3 -m ensurepip --version", package: "python3-venv" },
-    ],
-    sources: &["requirements.txt"],
-    build: "python3 -m venv --clear venv &&
-        venv/bin/pip install --quiet --require-hashes --requirement \"$SOURCES/requirements.txt\"",
-};
-
-pub const NODE: Toolchain = Toolchain {
-    name: "node",
-    folder: "clients/node",
-    needs: &[
-        Need { probe: "node --version", package: "nodejs" },
-        Need { probe: "npm --version", package: "npm" },
-    ],
-    sources: &["package-lock.json"],
-    build: "cp \"$SOURCES/package.json\" \"$SOURCES/package-lock.json\" . &&
-        npm ci --silent --no-audit --no-fund",
-};
-
-pub const GO: Toolchain = Toolchain {
-    name: "go",
-    folder: "clients/go",
-    needs: &[Need { probe: "go version", package: "golang-go" }],
-    sources: &["go.mod", "go.sum", "main.go"],
-    build: "go build -C \"$SOURCES\" -o \"$PWD/client\"",
-};
-
-pub const JAVA: Toolchain = Toolchain {
-    name: "java",
-    folder: "clients/java",
-    needs: &[
-        Need { probe: "javac -version", package: "default-jdk-headless" },
-        Need { probe: "mvn --version", package: "maven" },
-    ],
-    sources: &["pom.xml", "Client.java"],
-    build:
-        "mvn -B -q -f \"$SOURCES\" dependency:copy-dependencies -DoutputDirectory=\"$PWD/jars\" &&
-        javac -d classes -cp 'jars/*' \"$SOURCES/Client.java\"",
-};
-
-pub const CARGO: Toolchain = Toolchain {
-    name: "sqlx",
-    folder: "clients/sqlx",
-    needs: &[],
-    sources: &["Cargo.toml", "Cargo.lock", "src/main.rs"],
-    build: "cargo build --locked --manifest-path \"$SOURCES/Cargo.toml\" --target-dir .",
-};
-
-/// MySQL's server, and its command-line client.
-pub const MYSQL: Toolchain = Toolchain {
-    name: "mysql",
-    folder: "mysql",
-    needs: &[Need { probe: "debootstrap --version", package: "debootstrap" }],
-    sources: &["install"],
-    build: "\"$SOURCES/install\"",
-};
-
 impl Toolchain {
     pub fn sources(&self) -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/compat").join(self.folder)
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(self.folder)
     }
 
     /// Builds what has not been built yet, and says where; or says why not.
