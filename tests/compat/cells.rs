@@ -1,10 +1,12 @@
 //! One cell of the matrix: a client program that runs twice, and what is made of the two runs.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,9 +27,18 @@ pub struct Inputs {
     folder: TempDir,
 }
 
+/// A client program, and the server that it talks to.
+pub struct Pairing<'a> {
+    server: &'a Server,
+    program: &'a [String],
+    /// What it printed without anything in between: that is the same in all modes in which it does the
+    /// same, so that it runs once for them. By what it was told: of TLS, and its files.
+    direct: HashMap<(&'static str, PathBuf), Rc<Run>>,
+}
+
 /// What a client printed, direct and through what stands in between.
 pub struct Runs {
-    direct: Run,
+    direct: Rc<Run>,
     through: Run,
 }
 
@@ -57,13 +68,23 @@ impl Inputs {
     }
 }
 
-/// Runs a program direct and through `mode`.
-pub fn run(server: &Server, program: &[String], mode: &Mode, inputs: &Inputs) -> Runs {
-    let tls = if mode.tls { "tls" } else { "plain" };
-    let direct = run_at(server, server.port, program, inputs, tls);
-    let through = mode.start(server.address());
-    let through = run_at(server, through.port, program, inputs, tls);
-    Runs { direct, through }
+impl<'a> Pairing<'a> {
+    pub fn new(server: &'a Server, program: &'a [String]) -> Self {
+        Self { server, program, direct: HashMap::new() }
+    }
+
+    /// Runs the program through `mode`, and direct if it has not run so yet.
+    pub fn run(&mut self, mode: &Mode, inputs: &Inputs) -> Runs {
+        let Self { server, program, direct } = self;
+        let tls = if mode.tls { "tls" } else { "plain" };
+        let told = (tls, inputs.folder.path().to_owned());
+        let direct = direct
+            .entry(told)
+            .or_insert_with(|| Rc::new(run_at(server, server.port, program, inputs, tls)));
+        let through = mode.start(server.address());
+        let through = run_at(server, through.port, program, inputs, tls);
+        Runs { direct: Rc::clone(direct), through }
+    }
 }
 
 fn run_at(server: &Server, port: u16, program: &[String], inputs: &Inputs, tls: &str) -> Run {

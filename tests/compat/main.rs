@@ -1,8 +1,8 @@
 //! Every client against every server, direct and through the bridge: nobody may tell the difference.
 //!
 //! `tests/compat/run` starts it. One cell of the matrix is a client program, a server and a mode of the
-//! bridge. The program runs twice with the same arguments but the port, on the same data, and what
-//! it prints is compared section by section.
+//! bridge. The program runs direct and through the bridge with the same arguments but the port, on
+//! the same data, and what it prints is compared section by section.
 //!
 //! | file | holds |
 //! | --- | --- |
@@ -37,7 +37,7 @@ use std::process::{Command, ExitCode};
 
 use clap::Parser;
 
-use cells::Inputs;
+use cells::{Inputs, Pairing};
 use clients::{CLIENTS, Client};
 use modes::{MODES, Mode, PLANTED, PLANTED_SECTION};
 use report::{Cell, Report};
@@ -127,14 +127,18 @@ fn run(arguments: &Arguments, selection: &Selection) -> Report {
     for kind in &selection.servers {
         let server = (kind.start)();
         for (client, program) in selection.clients.iter().zip(&programs) {
+            let mut pairing = match (&server, program) {
+                (Err(why), _) | (_, Err(why)) => Err(why),
+                (Ok(server), Ok(program)) => Ok(Pairing::new(server, program)),
+            };
             for mode in &selection.modes {
                 let cell = Cell { server: kind.name, client: client.name, mode: mode.name };
-                match (&server, program) {
-                    (Err(why), _) | (_, Err(why)) => report.skipped(cell, why),
-                    (Ok(server), Ok(program)) => {
+                match &mut pairing {
+                    Err(why) => report.skipped(cell, why),
+                    Ok(pairing) => {
                         println!("== {}", cell.name());
                         let inputs = small.as_ref().filter(|_| mode.ends_tls).unwrap_or(&large);
-                        let runs = cells::run(server, program, mode, inputs);
+                        let runs = pairing.run(mode, inputs);
                         if let Some(folder) = &arguments.keep {
                             runs.keep(folder, &cell.name()).expect("a file for what is printed");
                         }
