@@ -53,9 +53,9 @@ impl Binding {
         &self.address
     }
 
-    fn port(&self) -> Option<u16> {
+    fn tcp(&self) -> Option<SocketAddr> {
         match &self.address {
-            Address::Tcp(address) => Some(address.port()),
+            Address::Tcp(address) => Some(*address),
             Address::Unix(_) => None,
         }
     }
@@ -138,8 +138,8 @@ pub(super) fn bind_all(
 ) -> Result<Vec<Vec<Binding>>, BuildError> {
     let mut bound: Vec<Vec<Binding>> = Vec::new();
     for listener in listeners {
-        let held: Vec<u16> =
-            old.iter().chain(bound.iter().flatten()).filter_map(Binding::port).collect();
+        let held: Vec<SocketAddr> =
+            old.iter().chain(bound.iter().flatten()).filter_map(Binding::tcp).collect();
         let mut own = Vec::new();
         let result = bind(listener, threads, tcp, old, &held, &mut own);
         bound.push(own);
@@ -159,7 +159,7 @@ fn bind(
     threads: usize,
     tcp: &Tcp,
     old: &mut Vec<Binding>,
-    held: &[u16],
+    held: &[SocketAddr],
     own: &mut Vec<Binding>,
 ) -> Result<(), BuildError> {
     for name in &listener.bind {
@@ -175,12 +175,12 @@ fn bind(
             };
             if let Some(at) = old.iter().position(is_it) {
                 let found = old.swap_remove(at);
-                port = found.port();
+                port = found.tcp().map(|address| address.port());
                 own.push(found);
                 continue;
             }
             let address = SocketAddr::new(asked.ip(), port.unwrap_or(asked.port()));
-            let beside_own = address.port() != 0 && held.contains(&address.port());
+            let beside_own = held.iter().any(|own| overlap(*own, address));
             match open(address, threads, tcp, beside_own) {
                 Ok((address, sockets)) => {
                     port = Some(address.port());
@@ -223,6 +223,13 @@ pub(super) fn open(
 ) -> Result<(SocketAddr, Vec<Socket>), BuildError> {
     listener::bind(address, count, tcp, beside_own)
         .map_err(|source| BuildError::Bind { address, source })
+}
+
+/// Whether the kernel lets nobody have the one who does not share it with the other.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    one.port() == other.port()
+        && one.is_ipv4() == other.is_ipv4()
+        && (one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified())
 }
 
 fn no_ipv6(error: &io::Error) -> bool {

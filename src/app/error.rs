@@ -55,6 +55,9 @@ pub enum BuildError {
         /// What stands in the way.
         source: Box<TlsError>,
     },
+    /// A data thread cannot be started.
+    #[error("cannot start a data thread")]
+    Thread(#[source] io::Error),
     /// The admin token is to come from a file that has none.
     #[error(transparent)]
     Token(#[from] TokenError),
@@ -76,6 +79,12 @@ impl BuildError {
                      socket unit",
                 );
             }
+            Self::Thread(_) => {
+                return Some(
+                    "threads = N (--threads) asks for fewer; ulimit -n and -u, and a container's \
+                     limit of processes, tell how many there may be",
+                );
+            }
             Self::Token(_) => return None,
         };
         match source.kind() {
@@ -94,9 +103,6 @@ impl BuildError {
 /// Why a bridge that had started ended.
 #[derive(Debug, Error)]
 pub enum RunError {
-    /// A data thread cannot be started.
-    #[error("cannot start a data thread")]
-    Thread(#[source] io::Error),
     /// A task that the bridge cannot do without panicked; the log has where.
     #[error("a task that the bridge cannot do without panicked")]
     Panicked,

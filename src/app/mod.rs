@@ -37,7 +37,7 @@ use crate::systemd::{self, Inherited};
 use crate::upstream::Upstream;
 use crate::{log, relay};
 use bindings::{Binding, adopt, bind_all, bind_as_passed, open};
-use threads::{ToThread, watch_over};
+use threads::{DataThread, ToThread, Work, watch_over};
 
 pub use error::{BuildError, RunError};
 pub use preflight::{Preflight, preflight};
@@ -73,9 +73,10 @@ pub struct App {
     /// What is served at the time; the admin endpoint looks at it.
     view: watch::Sender<Arc<View>>,
     bindings: Vec<Binding>,
-    /// The way to each data thread, and what they receive before they run.
+    /// The way to each data thread.
     threads: Vec<mpsc::UnboundedSender<ToThread>>,
-    receivers: Vec<mpsc::UnboundedReceiver<ToThread>>,
+    /// The same, until they begin.
+    waiting: Vec<DataThread>,
     /// How often the threads look at their sessions.
     periods: watch::Sender<Duration>,
     /// The tasks that keep the upstreams resolved, and whose they are.
@@ -100,7 +101,7 @@ impl App {
         adopt(&inherited, &config.listeners, config.threads, &config.tcp, &mut bindings)?;
         let bound = bind_all(&config.listeners, config.threads, &config.tcp, &mut bindings)?;
         let (admin_address, mut admin_socket) = open(config.admin, 1, &config.tcp, false)?;
-        let (threads, receivers) = (0..config.threads).map(|_| mpsc::unbounded_channel()).unzip();
+        let (threads, waiting) = threads::start(config.threads).map_err(BuildError::Thread)?;
         let mut app = Self {
             drain,
             log,
@@ -116,7 +117,7 @@ impl App {
             view: watch::Sender::default(),
             bindings: Vec::new(),
             threads,
-            receivers,
+            waiting,
             periods: watch::Sender::new(period(&config)),
             resolvers: JoinSet::new(),
             resolving: Vec::new(),
@@ -150,16 +151,17 @@ impl App {
         mut self,
         mut reloads: mpsc::Receiver<Result<Config, String>>,
     ) -> Result<(), RunError> {
-        let receivers = take(&mut self.receivers);
-        let started =
-            receivers.iter().map(|_| threads::runtime()).collect::<Result<Vec<_>, _>>()?;
         let mut runtimes = vec![Handle::current()];
-        runtimes.extend(started.iter().map(|runtime| runtime.handle().clone()));
         let (panics, mut panicked) = mpsc::unbounded_channel();
-        for ((number, inbox), runtime) in receivers.into_iter().enumerate().zip(started) {
-            let (periods, repeats) = (self.periods.subscribe(), self.log.repeats().clone());
-            let panics = panics.clone();
-            threads::start(number, runtime, inbox, &self.drain, periods, repeats, panics)?;
+        for thread in take(&mut self.waiting) {
+            runtimes.push(thread.runtime.clone());
+            thread.begin(Work {
+                drain: self.drain.clone(),
+                member: self.drain.join(),
+                periods: self.periods.subscribe(),
+                repeats: self.log.repeats().clone(),
+                panics: panics.clone(),
+            });
         }
         let log = self.log.clone();
         let admin = Admin::new(Parts {

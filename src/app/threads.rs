@@ -2,18 +2,18 @@
 
 use std::convert::Infallible;
 use std::future::pending;
-use std::sync::Arc;
+use std::io;
+use std::sync::{Arc, mpsc as blocking};
 use std::thread;
 use std::time::Duration;
 
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::interval;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::error;
 
-use super::RunError;
 use super::bindings::Opened;
 use crate::drain::{Drain, Phase};
 use crate::log::Repeats;
@@ -50,44 +50,68 @@ pub(super) async fn watch_over(threads: Vec<mpsc::UnboundedSender<ToThread>>) ->
     }
 }
 
-/// The runtime of a data thread. All are there before the first thread starts: it might leave no
-/// descriptors for the others.
-pub(super) fn runtime() -> Result<Runtime, RunError> {
-    Builder::new_current_thread().enable_all().build().map_err(RunError::Thread)
+/// A data thread that has its runtime, and waits for its work. Dropped, it ends.
+#[derive(Debug)]
+pub(super) struct DataThread {
+    pub runtime: Handle,
+    work: oneshot::Sender<Work>,
 }
 
-/// Starts the data thread of that number. It ends after the drain has.
+/// What a data thread needs for its life.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub drain: Drain,
+    /// Its own: from the beginning on it is somebody to wait for.
+    pub member: TaskTrackerToken,
+    pub periods: watch::Receiver<Duration>,
+    pub repeats: Repeats,
+    pub panics: mpsc::UnboundedSender<()>,
+}
+
+/// Makes the data threads, and the way to each. All are there before the first one works: it might
+/// leave no descriptors for the others.
 ///
-/// Not joined: the drain tells when its sessions are gone.
+/// Not joined: the drain tells when their sessions are gone.
 pub(super) fn start(
-    number: usize,
-    runtime: Runtime,
-    inbox: mpsc::UnboundedReceiver<ToThread>,
-    drain: &Drain,
-    periods: watch::Receiver<Duration>,
-    repeats: Repeats,
-    panics: mpsc::UnboundedSender<()>,
-) -> Result<(), RunError> {
-    let (drain, member) = (drain.clone(), drain.join());
-    thread::Builder::new()
-        .name(format!("tidegate-{number}"))
-        .spawn(move || {
-            runtime.block_on(carry(number, inbox, drain, member, periods, repeats, panics))
-        })
-        .map_err(RunError::Thread)?;
-    Ok(())
+    count: usize,
+) -> io::Result<(Vec<mpsc::UnboundedSender<ToThread>>, Vec<DataThread>)> {
+    let (mut ways, mut threads) = (Vec::new(), Vec::new());
+    for number in 0..count {
+        let (way, inbox) = mpsc::unbounded_channel();
+        let (made, is_made) = blocking::channel();
+        let (work, given) = oneshot::channel();
+        thread::Builder::new().name(format!("tidegate-{number}")).spawn(move || {
+            // Here, and not by whoever starts it: where one is missing the others end with their
+            // threads, as a runtime may not be dropped on another.
+            let runtime = match Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(made.send(Err(error))),
+            };
+            let _ = made.send(Ok(runtime.handle().clone()));
+            runtime.block_on(async move {
+                if let Ok(work) = given.await {
+                    carry(number, inbox, work).await;
+                }
+            });
+        })?;
+        let runtime = is_made.recv().expect("a thread says what became of its runtime")?;
+        ways.push(way);
+        threads.push(DataThread { runtime, work });
+    }
+    Ok((ways, threads))
+}
+
+impl DataThread {
+    /// Lets it begin. It ends after the drain has.
+    pub fn begin(self, work: Work) {
+        // It waits for it.
+        let _ = self.work.send(work);
+    }
 }
 
 /// The life of a data thread: accepts until the drain, then sees its sessions off.
-async fn carry(
-    number: usize,
-    mut inbox: mpsc::UnboundedReceiver<ToThread>,
-    drain: Drain,
-    member: TaskTrackerToken,
-    periods: watch::Receiver<Duration>,
-    repeats: Repeats,
-    panics: mpsc::UnboundedSender<()>,
-) {
+async fn carry(number: usize, mut inbox: mpsc::UnboundedReceiver<ToThread>, work: Work) {
+    let Work { drain, member, periods, repeats, panics } = work;
     pool::own_shard(number);
     let watch = tokio::spawn(relay::look_after(drain.clone(), periods));
     let mut tasks = JoinSet::new();

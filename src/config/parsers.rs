@@ -19,6 +19,8 @@ const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 const MAX_THREADS: usize = 256;
 /// More a second than one host can make.
 const MAX_RATE: u32 = 1_000_000;
+/// More than a process of Linux can have open, and within what TOML has numbers for.
+const MAX_CONNECTIONS: usize = 1_000_000_000;
 /// Each of them holds a descriptor, and is looked at when another one leaves.
 const MAX_QUEUE: usize = 10_000;
 /// Each costs the server a thread.
@@ -85,17 +87,18 @@ pub fn threads(text: &str) -> Result<usize, String> {
 /// Connections that there may be in all.
 pub(super) fn max_connections(text: &str) -> Result<Option<usize>, String> {
     match text.parse() {
-        Ok(count) if count > 0 => Ok(Some(count)),
+        Ok(count @ 1..=MAX_CONNECTIONS) => Ok(Some(count)),
         _ if text == "auto" => Ok(None),
-        _ => Err("expected auto or a number from 1".into()),
+        _ => Err(format!("expected auto or a number from 1 to {MAX_CONNECTIONS}")),
     }
 }
 
 /// A number of connections; 0 is any number.
 pub(super) fn count_or_any(text: &str) -> Result<Option<usize>, String> {
-    match text.parse::<usize>() {
-        Ok(count) => Ok((count > 0).then_some(count)),
-        Err(_) => Err("expected a number of connections, or 0 for any".into()),
+    match text.parse() {
+        Ok(0) => Ok(None),
+        Ok(count @ 1..=MAX_CONNECTIONS) => Ok(Some(count)),
+        _ => Err(format!("expected a number of connections up to {MAX_CONNECTIONS}, or 0 for any")),
     }
 }
 
