@@ -12,6 +12,8 @@ RUN TARGET="$(uname -m)-unknown-linux-gnu" \
     && install -D "target/$TARGET/release/tidegate" /out/tidegate
 
 FROM scratch
+# The authorities that `upstream_tls = "verify-…"` goes by where no tls_ca is named.
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build /out/tidegate /tidegate
 USER 65532:65532
 EXPOSE 4000

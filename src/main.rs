@@ -14,7 +14,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use rustix::termios::tcgetwinsize;
 use tidegate::app::{self, App, BuildError};
 use tidegate::cli::{self, Artefact, Cli, Command, Demo, Settings, Target, given};
-use tidegate::config::{self, Access, Config, ConfigError, Overrides};
+use tidegate::config::{self, Access, Config, ConfigError, Overrides, TokenError};
 use tidegate::control::{self, ControlError, Goal};
 use tidegate::demo::{self, DemoOptions};
 use tidegate::doctor::{self, Doctor, DoctorError, Lines, Screen, Status};
@@ -36,6 +36,9 @@ const USAGE: u8 = 2;
 const BAD_CONFIG: u8 = 78;
 
 fn main() -> ExitCode {
+    if let Err(error) = cli::check_encoding() {
+        return Failure::from(error).tell();
+    }
     let matches = Cli::command().get_matches();
     let cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
@@ -57,13 +60,7 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => OK.into(),
-        Err(Failure { code, message }) => {
-            if !message.is_empty() {
-                // Not `eprintln!`, which panics when stderr is closed.
-                let _ = writeln!(io::stderr(), "tidegate: {message}");
-            }
-            code.into()
-        }
+        Err(failure) => failure.tell(),
     }
 }
 
@@ -74,6 +71,14 @@ struct Failure {
 }
 
 impl Failure {
+    fn tell(self) -> ExitCode {
+        if !self.message.is_empty() {
+            // Not `eprintln!`, which panics when stderr is closed.
+            let _ = writeln!(io::stderr(), "tidegate: {}", self.message);
+        }
+        self.code.into()
+    }
+
     fn building(error: &BuildError, code: u8) -> Self {
         Self::with_hint(error, error.hint(), code)
     }
@@ -119,7 +124,7 @@ fn load(settings: &Settings, matches: &ArgMatches) -> Result<Config, Failure> {
 
 /// The finished values, without a look at what they ask of this host.
 fn finished(settings: &Settings, given: &Overrides) -> Result<Config, Failure> {
-    let file = settings.config.as_deref().map(read).transpose()?;
+    let file = settings.config.as_deref().filter(is_given).map(read).transpose()?;
     Ok(config::load(file.as_ref().map(File::parts), given)?)
 }
 
@@ -137,8 +142,14 @@ fn check(config: &Config) -> Result<(), Failure> {
 fn access(target: &Target, keys: &[&str], matches: &ArgMatches) -> Result<Access, Failure> {
     let given = given(matches)?;
     let needed = keys.iter().any(|key| !given.0.contains_key(*key));
-    let file = target.config.as_deref().filter(|_| needed).map(read).transpose()?;
+    let named = target.config.as_deref().filter(is_given);
+    let file = named.filter(|_| needed).map(read).transpose()?;
     Ok(config::load_access(file.as_ref().map(File::parts), &given)?)
+}
+
+/// An empty variable is how a deployment says "not set"; an empty flag has been refused before.
+fn is_given(path: &&Path) -> bool {
+    !path.as_os_str().is_empty()
 }
 
 /// A file's text, and its name as errors write it.
@@ -215,8 +226,15 @@ fn show(demo: &Demo) -> Result<(), Failure> {
 
 fn begin_drain(drain: &cli::Drain, matches: &ArgMatches) -> Result<(), Failure> {
     let access = access(&drain.target, &["admin", "admin_token_file"], matches)?;
-    let token = access.token_file.as_deref().map(config::read_token).transpose();
-    let token = token.map_err(|error| Failure::with_hint(&error, None, BAD_CONFIG))?;
+    let token = match access.token_file.as_deref().map(config::read_token).transpose() {
+        // It is asked for from other hosts only, and the file may be for the bridge's eyes only.
+        Err(TokenError::Unreadable { .. })
+            if drain.admin_token_file.is_none() && access.address.ip().is_loopback() =>
+        {
+            None
+        }
+        token => token.map_err(|error| Failure::with_hint(&error, None, BAD_CONFIG))?,
+    };
     tell(control::drain(access.address, token.as_deref()))
 }
 

@@ -57,6 +57,25 @@ fn a_name_that_does_not_resolve_yet_keeps_the_bridge_from_having_started() {
     assert_eq!(bridge.get("/readyz").status, 200);
 }
 
+/// Each asks for more than its socket holds, and reads nothing.
+#[test]
+fn those_who_do_not_read_keep_no_probe_out_and_hold_few_descriptors() {
+    let bridge = Bridge::tcp(echo()).start();
+    let before = bridge.fds();
+    let asked = "GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n".repeat(1_000);
+    let crowd: Vec<_> = (0..200)
+        .map(|_| {
+            let client = connect(bridge.admin);
+            // Those that have given way are reset.
+            let _ = (&client).write_all(asked.as_bytes());
+            client
+        })
+        .collect();
+    assert_eq!(bridge.get("/livez").status, 200);
+    until_it("few are held", || bridge.fds(), |fds| *fds <= before + 72);
+    drop(crowd);
+}
+
 #[test]
 fn an_unknown_path_is_404_and_a_wrong_method_405() {
     let bridge = Bridge::tcp(echo()).start();

@@ -4,12 +4,15 @@
 
 mod support;
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Output;
 
-use support::bridge::{Bridge, file, tidegate, tidegate_in};
+use support::bridge::{Bridge, TIDEGATE, file, tidegate, tidegate_in, without_settings};
+use support::process::{self, command};
 
 #[test]
 fn check_prints_the_finished_values_and_reads_them_back() {
@@ -277,6 +280,12 @@ fn a_wrong_value_is_refused_with_key_value_and_what_was_expected() {
             "mysql://gw",
             "host:port",
         ),
+        (
+            format!("max_connections = 9223372036854775807\n{SMALL}"),
+            "max_connections",
+            "9223372036854775807",
+            "from 1 to 1000000000",
+        ),
     ];
     for (text, key, value, expected) in cases {
         let (place, said) = refused(&text);
@@ -284,6 +293,53 @@ fn a_wrong_value_is_refused_with_key_value_and_what_was_expected() {
             assert!(said.contains(part), "{key} = {value}: no {part} in:\n{said}");
         }
     }
+}
+
+#[test]
+fn the_password_of_a_dsn_is_not_repeated() {
+    let dsn = "mysql://root:ebb-and-flow@gw.example.com:4000/db";
+    let load = ["load", "ping", "--target", dsn];
+    for args in [&["run", dsn][..], &["check", dsn], &["doctor", dsn], &load] {
+        let output = tidegate(args);
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("mysql://****@gw.example.com") && !said.contains("ebb"), "{said}");
+    }
+    for gateway in [dsn, "root:ebb-and-flow@gw:4000"] {
+        let (_, said) = refused(&format!("[upstream.tidb]\ngateway = \"{gateway}\"\n"));
+        assert!(said.contains("****@gw") && !said.contains("ebb"), "{said}");
+    }
+}
+
+#[test]
+fn what_does_nothing_is_a_warning() {
+    let config = file(&format!("max_connections = 1000000\n{SMALL}warm_min = 4\n"));
+    let output = tidegate(&["check", "--config", config.to_str().unwrap()]);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    for warning in ["[upstream.tidb]: warm_min", "max_connections is 1000000, but"] {
+        assert!(said.contains(&format!("tidegate: warning: {warning}")), "{said}");
+    }
+}
+
+#[test]
+fn an_empty_variable_is_not_set_and_one_that_cannot_be_read_is_named() {
+    let output = tidegate_in(&["check", "gw"], &[("TIDEGATE_CONFIG", "")]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let output = tidegate(&["check", "gw", "--config", ""]);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("--config: `config` is ``: expected a path"), "{said}");
+
+    let mut check = command(TIDEGATE);
+    check.args(["check", "gw"]);
+    without_settings(&mut check);
+    check.env("TIDEGATE_LISTEN", OsStr::from_bytes(b"localhost:\xff"));
+    let output = process::output(check);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(78), "{said}");
+    assert!(said.contains("TIDEGATE_LISTEN: `listen` is `localhost:"), "{said}");
+    assert!(said.contains("is no UTF-8"), "{said}");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::Output;
@@ -108,6 +109,25 @@ fn drain_begins_it_and_a_second_one_is_told_so() {
         drop(client);
         assert_eq!(bridge.ends().code(), Some(0));
     }
+}
+
+/// From this host nobody is asked for it.
+#[test]
+fn drain_needs_no_token_that_it_may_not_read() {
+    let token = file("low-water-mark\n");
+    let text = |admin: &str| {
+        format!(
+            "admin = \"{admin}\"\nadmin_token_file = \"{}\"\n\
+             [[listener]]\nbind = \"127.0.0.1:0\"\nprotocol = \"tcp\"\n\
+             [upstream.peer]\ngateway = \"127.0.0.1:1\"\n",
+            token.display()
+        )
+    };
+    let mut bridge = Bridge::from_file(&text("127.0.0.1:0")).start();
+    fs::remove_file(&token).unwrap();
+    let config = file(&text(&bridge.admin.to_string()));
+    succeeds(&tidegate(&["drain", "--config", config.to_str().unwrap()]));
+    assert_eq!(bridge.ends().code(), Some(0));
 }
 
 #[test]

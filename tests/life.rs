@@ -13,13 +13,14 @@ use std::time::{Duration, Instant};
 use mysql_async::prelude::*;
 use rustix::process::Signal;
 
-use support::bridge::{Bridge, tidegate};
+use support::bridge::{Bridge, Metrics, TIDEGATE, tidegate, without_settings};
 use support::mariadb::MariaDb;
+use support::process::{command, output};
 use support::tcp::{
     accept, connect, echo, free_port, listener, read_exactly, read_to_the_end, reset, through,
     try_connect,
 };
-use support::{PATIENCE, full_or, runtime, until};
+use support::{PATIENCE, full_or, runtime, until, until_it};
 
 #[test]
 fn a_signal_ends_an_idle_bridge_at_once_with_0() {
@@ -251,6 +252,56 @@ fn a_second_bridge_on_the_same_port_is_refused() {
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains(&address), "the address is not named: {text}");
     echoes(&connect(first.listen));
+}
+
+/// An address that is shared only with the bridge's own: the first one's socket may be joined by anybody
+/// of the same user who asks the kernel to share.
+#[test]
+fn a_second_bridge_that_has_the_port_at_another_address_is_refused() {
+    let first = Bridge::tcp(echo()).start();
+    let (port, taken) = (first.listen.port(), first.listen);
+    let second = Bridge::from_file(&format!(
+        "admin = \"127.0.0.1:0\"\n[upstream.peer]\ngateway = \"127.0.0.1:1\"\n\
+         [[listener]]\nname = \"a\"\nbind = \"127.0.0.2:{port}\"\nprotocol = \"tcp\"\n\
+         [[listener]]\nname = \"b\"\nbind = \"{taken}\"\nprotocol = \"tcp\"\n"
+    ));
+    let said = second.try_start().err().expect("it is refused");
+    assert!(said.contains(&format!("cannot listen on {taken}")), "{said}");
+}
+
+#[test]
+fn own_addresses_may_be_within_one_another() {
+    let gateway = echo();
+    let port = free_port();
+    let bridge = Bridge::from_file(&format!(
+        "admin = \"127.0.0.1:0\"\n[upstream.peer]\ngateway = \"{gateway}\"\n\
+         [[listener]]\nname = \"a\"\nbind = \"127.0.0.2:{port}\"\nprotocol = \"tcp\"\n\
+         [[listener]]\nname = \"b\"\nbind = \"0.0.0.0:{port}\"\nprotocol = \"tcp\"\nallow_any = true\n"
+    ))
+    .start();
+    for (listener, ip) in [("a", "127.0.0.2"), ("b", "127.0.0.1")] {
+        echoes(&connect(SocketAddr::new(ip.parse().unwrap(), port)));
+        let total = |metrics: &Metrics| {
+            metrics.sum("tidegate_connections_total", &[("listener", listener)])
+        };
+        until_it("it is counted", || bridge.metrics(), |metrics| total(metrics) == 1.0);
+    }
+}
+
+#[test]
+fn without_descriptors_for_its_threads_a_bridge_says_so_and_does_not_serve() {
+    let output = {
+        let mut command = command("prlimit");
+        command.args(["--nofile=64", "--", TIDEGATE, "run", "127.0.0.1:1"]);
+        command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--threads", "40"]);
+        without_settings(&mut command);
+        output(command)
+    };
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("tidegate: cannot start a data thread: "), "{said}");
+    assert!(said.contains("--threads") && !said.contains("panicked"), "{said}");
+    assert!(output.stdout.is_empty(), "it said that it serves");
 }
 
 #[test]

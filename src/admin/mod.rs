@@ -3,6 +3,7 @@
 mod health;
 mod status;
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
@@ -18,6 +19,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, watch};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
@@ -33,6 +35,9 @@ use health::Health;
 
 /// Time for a client to send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// More than probes and scrapers hold. The oldest gives way to a new one: who reads slowly takes no
+/// descriptors from sessions, and keeps no probe out.
+const MOST_CONNECTIONS: usize = 64;
 /// How long the result of a deep check is given again.
 const DEEP_CHECK_HOLDS: Duration = Duration::from_secs(5);
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -88,10 +93,17 @@ impl Admin {
     /// Serves until dropped, through the drain.
     pub async fn serve(self, mut listener: Listener) {
         let admin = Arc::new(self);
+        let mut open: VecDeque<JoinHandle<()>> = VecDeque::new();
         loop {
             // Without a descriptor left there is nothing to say over HTTP either.
             if let Accepted::Connection(stream, peer) = listener.accept(b"").await {
-                drop(tokio::spawn(connection(admin.clone(), stream, peer)));
+                open.retain(|one| !one.is_finished());
+                if open.len() == MOST_CONNECTIONS
+                    && let Some(oldest) = open.pop_front()
+                {
+                    oldest.abort();
+                }
+                open.push_back(tokio::spawn(connection(admin.clone(), stream, peer)));
             }
         }
     }

@@ -11,7 +11,7 @@ use tracing::warn;
 
 use super::BuildError;
 use super::threads::ToThread;
-use crate::config::{Bind, Listener as ListenerConfig, Tcp};
+use crate::config::{Bind, Listener as ListenerConfig, Tcp, overlap};
 use crate::net::address::Address;
 use crate::net::listener::{self, Socket};
 use crate::net::unix;
@@ -223,13 +223,6 @@ pub(super) fn open(
 ) -> Result<(SocketAddr, Vec<Socket>), BuildError> {
     listener::bind(address, count, tcp, beside_own)
         .map_err(|source| BuildError::Bind { address, source })
-}
-
-/// Whether the kernel lets nobody have the one who does not share it with the other.
-fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
-    one.port() == other.port()
-        && one.is_ipv4() == other.is_ipv4()
-        && (one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified())
 }
 
 fn no_ipv6(error: &io::Error) -> bool {

@@ -290,12 +290,14 @@ fn period(config: &Config) -> Duration {
     relay::period(config.stall_timeout, by_the_second)
 }
 
-/// Connections that there may be in all: as it is configured, or as many as so many descriptors are
-/// enough for, two for each, beside those of the process.
+/// Connections that there may be in all: as it is configured, or as many as the descriptors are enough
+/// for.
 fn most_connections(config: &Config, descriptors: Option<u64>) -> usize {
-    if let Some(most) = config.max_connections {
-        return most;
-    }
+    config.max_connections.unwrap_or_else(|| sessions_within(config, descriptors))
+}
+
+/// As many as so many descriptors are enough for, two for each, beside those of the process.
+fn sessions_within(config: &Config, descriptors: Option<u64>) -> usize {
     let Some(descriptors) = descriptors else { return usize::MAX };
     let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
     let is_warm = config.listeners.iter().any(|one| one.pool == config::Pool::Warm);

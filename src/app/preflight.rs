@@ -5,8 +5,8 @@ use std::time::SystemTime;
 use tracing::{info, warn};
 
 use super::BuildError;
-use crate::config::{Bind, Config, read_token};
-use crate::net::{socket, unix};
+use crate::config::{self, Bind, Config, read_token};
+use crate::net::{descriptors, socket, unix};
 use crate::tls::TlsError;
 use crate::tls::client::UpstreamLeg;
 use crate::tls::server::Terminator;
@@ -29,7 +29,9 @@ pub fn preflight(config: &Config) -> Result<Preflight, BuildError> {
         socket::try_congestion_control(name)
             .map_err(|source| BuildError::CongestionControl { name: name.clone(), source })?;
     }
-    let (mut terminators, mut legs, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut terminators, mut legs, mut warnings) =
+        (Vec::new(), Vec::new(), config::unused(config));
+    warnings.extend(beyond_descriptors(config, descriptors::most()));
     for listener in &config.listeners {
         for bind in &listener.bind {
             if let Bind::Unix(path) = bind {
@@ -51,6 +53,18 @@ pub fn preflight(config: &Config) -> Result<Preflight, BuildError> {
     }
     let token = config.admin_token_file.as_deref().map(read_token).transpose()?;
     Ok(Preflight { token, terminators, legs, warnings })
+}
+
+/// A limit of connections that this process cannot reach.
+fn beyond_descriptors(config: &Config, descriptors: Option<u64>) -> Option<String> {
+    let wanted = config.max_connections?;
+    let most = super::sessions_within(config, descriptors);
+    (wanted > most).then(|| {
+        format!(
+            "max_connections is {wanted}, but the limit of open files is enough for {most} (ulimit -Hn, \
+             LimitNOFILE)"
+        )
+    })
 }
 
 fn at(place: impl Fn() -> String) -> impl Fn(TlsError) -> BuildError {

@@ -10,10 +10,11 @@ mod tls;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 pub use doctor::Doctor;
-pub use given::given;
+pub use given::{check_encoding, given};
 pub use lint::Lint;
 pub use load::{Load, Scenario};
 pub use render::{Artefact, Certificate, SetUp};
@@ -36,6 +37,11 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// Takes an empty path as well: of a variable it means "not set", and [`given`] refuses it as a flag's.
+fn file() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 /// The subcommands.
@@ -107,7 +113,7 @@ pub struct Settings {
     pub gateway: Option<String>,
 
     /// TOML file with listeners and upstreams; see config/full.toml.
-    #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG")]
+    #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG", value_parser = file())]
     pub config: Option<PathBuf>,
 
     /// Address to listen on, or several; unix:/path too [default: localhost:4000, both loopbacks].
@@ -324,7 +330,7 @@ pub struct Target {
     pub admin: Option<String>,
 
     /// The file it runs on, where its `admin` address is read if --admin is not given.
-    #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG")]
+    #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG", value_parser = file())]
     pub config: Option<PathBuf>,
 }
 

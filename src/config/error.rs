@@ -16,7 +16,7 @@ impl std::error::Error for ConfigError {}
 
 impl ConfigError {
     pub(super) fn new(source: Source, message: impl Into<String>) -> Self {
-        Self { source, message: message.into(), hint: None }
+        Self { source, message: without_passwords(&message.into()), hint: None }
     }
 
     pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -49,6 +49,22 @@ impl ConfigError {
     }
 }
 
+/// Errors repeat what was given, which may be a DSN with a password, and go into logs.
+fn without_passwords(message: &str) -> String {
+    let ends_word = |c: char| c.is_whitespace() || matches!(c, '`' | '"' | '\'');
+    let masked = message.split_inclusive(ends_word).map(|word| {
+        let start = word.find("://").map_or(0, |at| at + 3);
+        let end = word.rfind('@').filter(|end| word[start..*end].contains(':'));
+        match end {
+            Some(end) if !word.starts_with("unix:") => {
+                format!("{}****{}", &word[..start], &word[end..])
+            }
+            _ => word.to_owned(),
+        }
+    });
+    masked.collect()
+}
+
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.source {
@@ -58,6 +74,26 @@ impl fmt::Display for ConfigError {
         match &self.hint {
             Some(hint) => write!(f, "\nhint: {hint}"),
             None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_not_repeated() {
+        let masked = [
+            (
+                "`gateway` is `mysql://root:s3@cret@gw:4000/db`: x",
+                "`gateway` is `mysql://****@gw:4000/db`: x",
+            ),
+            ("`target` is `root:secret@gw:4000`: x", "`target` is `****@gw:4000`: x"),
+            ("at `unix:/run/a@b` and `a@b`: @", "at `unix:/run/a@b` and `a@b`: @"),
+        ];
+        for (message, shown) in masked {
+            assert_eq!(without_passwords(message), shown);
         }
     }
 }

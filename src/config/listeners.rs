@@ -52,7 +52,7 @@ pub(super) fn finish(
             name,
             bind,
             unix: UnixSocket {
-                mode: keys.one("unix_mode", str::parse, Mode::DEFAULT)?,
+                mode: keys.one("unix_mode", str::parse, Mode::default())?,
                 owner: keys.one("unix_owner", str::parse, Owner::default())?,
             },
             upstream: match (upstream, upstreams) {

@@ -37,7 +37,8 @@ pub use error::ConfigError;
 pub use file::{Overrides, Raw, Source, check_variables};
 pub use tls::{ClientTls, Origination, Termination, UpstreamTls};
 pub use unix::{Mode, Owner, UnixSocket};
-pub use value::{Bind, Gateway, is_public};
+pub use validate::unused;
+pub use value::{Bind, Gateway, is_public, overlap};
 
 /// Everything a bridge runs on. `Serialize` writes it in the shape of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -284,7 +285,7 @@ pub struct Upstream {
 }
 
 /// The connections to an upstream that listeners with [`Pool::Warm`] hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Warm {
     /// How many are held although nobody comes.
     #[serde(rename = "warm_min")]

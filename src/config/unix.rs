@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 const LONGEST_PATH: usize = 107;
 
 /// The files of a listener's Unix sockets.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct UnixSocket {
     /// Who may connect.
     #[serde(rename = "unix_mode")]
@@ -24,9 +24,11 @@ pub struct UnixSocket {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mode(pub u32);
 
-impl Mode {
+impl Default for Mode {
     /// The process's own user and group. To connect takes the right to write.
-    pub(super) const DEFAULT: Self = Self(0o660);
+    fn default() -> Self {
+        Self(0o660)
+    }
 }
 
 impl FromStr for Mode {

@@ -16,10 +16,10 @@ use super::parsers::{
     log_level, max_connections, nameserver, path, socket_address, splice, stall_timeout, threads,
     user_timeout, warm_count,
 };
-use super::value::Gateway;
+use super::value::{Bind, Gateway, overlap};
 use super::{
     ClientTls, Config, Listener, Log, LogFormat, Pool, Protocol, SendProxyProtocol, Splice, Tcp,
-    Upstream, UpstreamTls, listeners, upstreams,
+    UnixSocket, Upstream, UpstreamTls, Warm, listeners, upstreams,
 };
 
 pub(super) const DEFAULT_ADMIN: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9400);
@@ -29,6 +29,7 @@ pub(super) fn finish(file: File, overrides: &Overrides) -> Result<Config, Config
     let config_at = top.source.clone();
     let mut top = Keys { section: &mut top, overrides };
     let admin = top.one("admin", socket_address, DEFAULT_ADMIN.into())?;
+    let admin_at = top.source_of("admin");
     let admin_token_file = top.optional("admin_token_file", path)?;
     let threads = top.one("threads", threads, default_threads())?;
     let max_connections = top.one("max_connections", max_connections, None)?;
@@ -53,6 +54,7 @@ pub(super) fn finish(file: File, overrides: &Overrides) -> Result<Config, Config
 
     let upstreams = upstreams::finish(of_upstreams, overrides, config_at.clone())?;
     let listeners = listeners::finish(of_listeners, overrides, &upstreams, config_at.clone())?;
+    check_admin(admin, &listeners, admin_at)?;
     for upstream in &upstreams {
         let users: Vec<_> =
             listeners.iter().filter(|listener| listener.upstream == upstream.name).collect();
@@ -62,7 +64,7 @@ pub(super) fn finish(file: File, overrides: &Overrides) -> Result<Config, Config
                 format!("no listener forwards to [upstream.{}]", upstream.name),
             ));
         }
-        check_pool(upstream, &users, warm_max, &config_at)?;
+        check_pool(upstream, &users, &config_at)?;
         check_tls(upstream, &users, &config_at)?;
         if users.iter().any(|listener| is_itself(&upstream.gateway, listener)) {
             return Err(ConfigError::new(
@@ -74,6 +76,7 @@ pub(super) fn finish(file: File, overrides: &Overrides) -> Result<Config, Config
             ));
         }
     }
+    check_warm(&upstreams, &listeners, warm_max, &config_at)?;
     Ok(Config {
         admin,
         admin_token_file,
@@ -96,7 +99,6 @@ pub(super) fn finish(file: File, overrides: &Overrides) -> Result<Config, Config
 fn check_pool(
     upstream: &Upstream,
     users: &[&Listener],
-    warm_max: usize,
     config_at: &Source,
 ) -> Result<(), ConfigError> {
     let section = format!("[upstream.{}]", upstream.name);
@@ -112,12 +114,76 @@ fn check_pool(
                 .hint("a header names the client, who is not known that early"));
         }
     }
-    let min = upstream.warm.min;
-    if min > warm_max {
-        return Err(wrong(format!("{section} has warm_min {min} above warm_max {warm_max}"))
-            .hint("warm_max, above all sections, is for all upstreams together"));
-    }
     Ok(())
+}
+
+/// What the upstreams want held must not be more than may be held.
+fn check_warm(
+    upstreams: &[Upstream],
+    listeners: &[Listener],
+    warm_max: usize,
+    config_at: &Source,
+) -> Result<(), ConfigError> {
+    let warm = upstreams.iter().filter(|upstream| has_warm_listener(upstream, listeners));
+    let wanted: Vec<_> = warm.filter(|upstream| upstream.warm.min > 0).collect();
+    let sum: usize = wanted.iter().map(|upstream| upstream.warm.min).sum();
+    if sum <= warm_max {
+        return Ok(());
+    }
+    let has = |upstream: &&Upstream| {
+        format!("[upstream.{}] has warm_min {}", upstream.name, upstream.warm.min)
+    };
+    let all: Vec<_> = wanted.iter().map(has).collect();
+    let message = format!("{}: more than warm_max {warm_max}", all.join(", "));
+    Err(ConfigError::new(config_at.clone(), message)
+        .hint("warm_max, above all sections, is for all upstreams together"))
+}
+
+fn has_warm_listener(upstream: &Upstream, listeners: &[Listener]) -> bool {
+    let mut users = listeners.iter().filter(|listener| listener.upstream == upstream.name);
+    users.any(|listener| listener.pool == Pool::Warm)
+}
+
+/// The admin endpoint shares its port with no listener.
+fn check_admin(
+    admin: SocketAddr,
+    listeners: &[Listener],
+    admin_at: Source,
+) -> Result<(), ConfigError> {
+    let listens_there = |listener: &&Listener| {
+        let mut addresses = listener.bind.iter().flat_map(Bind::addresses);
+        addresses.any(|address| admin.port() != 0 && overlap(address, admin))
+    };
+    match listeners.iter().find(listens_there) {
+        Some(Listener { name, .. }) => {
+            let message = format!("`admin` is `{admin}`, where the listener `{name}` listens");
+            Err(ConfigError::new(admin_at, message).hint("give one of them another port"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Settings that nothing of the configuration makes use of.
+pub fn unused(config: &Config) -> Vec<String> {
+    let mut unused = Vec::new();
+    for upstream in &config.upstreams {
+        if upstream.warm != Warm::default() && !has_warm_listener(upstream, &config.listeners) {
+            unused.push(format!(
+                "[upstream.{}]: warm_min and warm_max_age do nothing, as no listener of it has pool = \
+                 \"warm\"",
+                upstream.name
+            ));
+        }
+    }
+    for listener in &config.listeners {
+        if listener.unix != UnixSocket::default() && !listener.has_unix_sockets() {
+            unused.push(format!(
+                "the listener `{}`: unix_mode and unix_owner do nothing, as it binds no unix:/path",
+                listener.name
+            ));
+        }
+    }
+    unused
 }
 
 /// TLS is spoken on both legs, or through both.
@@ -152,11 +218,13 @@ fn check_tls(
 /// Whether a listener would accept what is sent to the gateway, as far as names alone tell.
 fn is_itself(gateway: &Gateway, listener: &Listener) -> bool {
     let is_target = |address: SocketAddr| match gateway.literal() {
+        // At every address of the host it is at this one as well.
+        Some(literal) if literal.ip().is_loopback() => overlap(address, literal),
         Some(literal) => literal == address,
         None => {
             gateway.host == "localhost"
                 && address.port() == gateway.port
-                && address.ip().is_loopback()
+                && (address.ip().is_loopback() || address.ip().is_unspecified())
         }
     };
     listener.bind.iter().flat_map(|bind| bind.addresses()).any(is_target)

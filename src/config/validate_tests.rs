@@ -2,6 +2,7 @@
 
 use super::file::{Overrides, Raw, Source};
 use super::listeners::DEFAULT_BIND;
+use super::unused;
 use super::upstreams::UNNAMED_UPSTREAM;
 use super::{check_variables, load, parse};
 
@@ -114,6 +115,63 @@ fn an_address_is_bound_once() {
 }
 
 #[test]
+fn the_admin_endpoint_has_an_address_of_its_own() {
+    let text = |bind: &str| {
+        format!(
+            "admin = \"127.0.0.1:1\"\n{SMALL}[[listener]]\nallow_any = true\nbind = \"{bind}\"\n"
+        )
+    };
+    for bind in ["127.0.0.1:1", "localhost:1", "0.0.0.0:1"] {
+        let said = error(&text(bind));
+        assert!(said.contains("`admin` is `127.0.0.1:1`, where the listener"), "{said}");
+    }
+    for bind in ["127.0.0.2:1", "[::]:1", "127.0.0.1:2"] {
+        parse(&text(bind), "fine.toml").unwrap();
+    }
+}
+
+#[test]
+fn upstreams_want_no_more_held_than_may_be() {
+    let two = |min: usize, pool: &str| {
+        format!(
+            "warm_max = 5\n[upstream.a]\ngateway = \"a\"\nwarm_min = 3\n[upstream.b]\ngateway = \"b\"\n\
+             warm_min = {min}\n[[listener]]\nname = \"a\"\nupstream = \"a\"\npool = \"warm\"\n\
+             [[listener]]\nbind = \"127.0.0.1:0\"\nupstream = \"b\"\npool = \"{pool}\"\n"
+        )
+    };
+    let said = error(&two(4, "warm"));
+    let both = "[upstream.a] has warm_min 3, [upstream.b] has warm_min 4: more than warm_max 5";
+    assert!(said.contains(both), "{said}");
+    parse(&two(2, "warm"), "fine.toml").unwrap();
+    parse(&two(4, "off"), "fine.toml").unwrap();
+}
+
+#[test]
+fn what_does_nothing_is_told() {
+    let unused = |text: &str| unused(&parse(text, "fine.toml").unwrap()).join("\n");
+    let warm = format!("{SMALL}warm_min = 1\n[[listener]]\n");
+    assert!(unused(&warm).contains("[upstream.tidb]: warm_min"), "{}", unused(&warm));
+    assert_eq!(unused(&format!("{warm}pool = \"warm\"\n")), "");
+    let unix = format!("{SMALL}[[listener]]\nunix_mode = \"0600\"\n");
+    assert!(
+        unused(&unix).contains("the listener `localhost:4000`: unix_mode"),
+        "{}",
+        unused(&unix)
+    );
+    assert_eq!(unused(&format!("{unix}bind = \"unix:/a\"\n")), "");
+}
+
+#[test]
+fn counts_end_where_the_file_has_no_larger_numbers() {
+    for key in ["max_connections", "max_connections_per_source"] {
+        for (count, is_fine) in [("1000000000", true), ("1000000001", false)] {
+            let text = format!("{SMALL}[[listener]]\n{key} = {count}\n");
+            assert_eq!(parse(&text, "t.toml").is_ok(), is_fine, "{text}");
+        }
+    }
+}
+
+#[test]
 fn a_listener_names_an_upstream_that_exists() {
     let text = format!("{SMALL}[[listener]]\nupstream = \"tibd\"\n");
     assert!(error(&text).contains("no such upstream\nhint: the file has [upstream.tidb]"));
@@ -165,10 +223,23 @@ fn a_misspelt_variable_is_an_error_and_a_service_link_is_not() {
 
 #[test]
 fn a_bridge_to_itself_is_refused() {
-    for (gateway, bind) in [("localhost", "localhost:4000"), ("127.0.0.1:7", "127.0.0.1:7")] {
-        let text =
-            format!("[upstream.a]\ngateway = \"{gateway}\"\n[[listener]]\nbind = \"{bind}\"\n");
+    let text = |gateway: &str, bind: &str| {
+        format!(
+            "[upstream.a]\ngateway = \"{gateway}\"\n[[listener]]\nbind = \"{bind}\"\nallow_any = true\n"
+        )
+    };
+    for (gateway, bind) in [
+        ("localhost", "localhost:4000"),
+        ("localhost", "0.0.0.0:4000"),
+        ("127.0.0.1:7", "127.0.0.1:7"),
+        ("127.0.0.1:7", "0.0.0.0:7"),
+        ("[::1]:7", "[::]:7"),
+    ] {
+        let text = text(gateway, bind);
         assert!(error(&text).contains("is the bridge itself"), "{text}");
+    }
+    for (gateway, bind) in [("127.0.0.1:7", "127.0.0.2:7"), ("127.0.0.1:7", "[::]:7")] {
+        parse(&text(gateway, bind), "fine.toml").unwrap();
     }
 }
 

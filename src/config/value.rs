@@ -43,6 +43,9 @@ impl FromStr for Gateway {
         if text.contains("://") || text.contains('/') {
             return Err("expected host:port, not a URL".into());
         }
+        if text.contains('@') {
+            return Err("expected host:port, without a user and a password".into());
+        }
         if let Ok(address) = text.parse::<SocketAddr>() {
             if address.port() == 0 {
                 return Err("expected a port from 1 to 65535, not `0`".into());
@@ -85,6 +88,13 @@ impl Serialize for Gateway {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
+}
+
+/// Whether sockets that are not shared could not listen at both addresses.
+pub fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    one.port() == other.port()
+        && one.is_ipv4() == other.is_ipv4()
+        && (one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified())
 }
 
 /// Whether an address is neither private by itself nor in one of `also_private`.
@@ -174,9 +184,18 @@ mod tests {
         assert_eq!(shown("10.0.0.1"), Ok("10.0.0.1:4000".into()));
         assert_eq!(shown("[fd00::1]:3306"), Ok("[fd00::1]:3306".into()));
         assert_eq!(shown("fd00::1"), Ok("[fd00::1]:4000".into()));
-        for wrong in
-            ["", "a..b", "mysql://gw", "gw:0", "10.0.0.1:0", "gw:port", "gw:70000", "a b", "-:1:2"]
-        {
+        for wrong in [
+            "",
+            "a..b",
+            "mysql://gw",
+            "root:secret@gw",
+            "gw:0",
+            "10.0.0.1:0",
+            "gw:port",
+            "gw:70000",
+            "a b",
+            "-:1:2",
+        ] {
             assert!(shown(wrong).is_err(), "{wrong:?} was taken");
         }
     }

@@ -3,6 +3,11 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{info, warn};
 
+/// How high the limit can be raised. `None`: any number.
+pub fn most() -> Option<u64> {
+    getrlimit(Resource::Nofile).maximum
+}
+
 /// Two descriptors a session: the soft limit of 1,024 that shells set is for select(2). Returns the
 /// limit that holds; `None`: any number.
 pub fn raise_limit() -> Option<u64> {
