@@ -3,7 +3,7 @@
 #[path = "compat/compare.rs"]
 mod compare;
 
-use compare::{Output, SECTIONS, Verdict};
+use compare::{Excuse, Output, SECTIONS, Verdict, both_end, same_but_for_widths};
 
 fn output(text: &str) -> Output {
     Output::parse(text, None)
@@ -39,7 +39,8 @@ fn a_result_that_is_cut_or_too_long_differs() {
 #[test]
 fn one_line_may_differ_where_that_is_excused() {
     let verdict = |direct, through| {
-        let verdicts = compare::compare(&output(direct), &output(through), &["a"]);
+        let excuses = [Excuse { section: "a", covers: |_, _| true }];
+        let verdicts = compare::compare(&output(direct), &output(through), &excuses);
         verdicts.into_iter().find(|(name, _)| name == "a").unwrap().1
     };
     let excused = Verdict::Excused { direct: "1".into(), through: "2".into() };
@@ -47,7 +48,26 @@ fn one_line_may_differ_where_that_is_excused() {
     assert_eq!(verdict("== a\n1\n9\n", "== a\n1\n9\n"), Verdict::Same);
     assert_eq!(verdict("== a\n1\n8\n", "== a\n2\n9\n"), different("1", "2"));
     assert_eq!(verdict("== a\n1\n9\n", "== a\n2\n"), different("1", "2"));
+    assert_eq!(verdict("== a\n1\n", "== a\nfailed: 2\n"), different("1", "failed: 2"));
     assert_eq!(verdict_of("a", "== a\n1\n", "== a\n2\n"), different("1", "2"));
+}
+
+#[test]
+fn a_run_is_well_when_nothing_in_it_has_failed() {
+    assert!(output("== a\n1\n").is_well());
+    assert!(!output("== a\nfailed: x\n").is_well());
+    assert!(!Output::parse("== a\n1\n", Some("killed")).is_well());
+}
+
+#[test]
+fn an_excuse_covers_what_it_is_for_and_nothing_else() {
+    let lost = "OperationalError(2013, 'Lost connection to MySQL server during query')";
+    assert!(both_end(lost, "TLS/SSL error: decryption failed or bad record mac"));
+    assert!(!both_end(lost, "| 1"));
+    assert!(!both_end("ERROR 1105 (HY000): no", lost));
+    let header = |width| format!("| Variable_name VARCHAR 29, Value VARCHAR {width}");
+    assert!(same_but_for_widths(&header(541), &header(36)));
+    assert!(!same_but_for_widths("1000000 bytes 5d1", "1000000 bytes 6d1"));
 }
 
 #[test]

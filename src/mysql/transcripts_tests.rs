@@ -7,9 +7,11 @@ use std::path::Path;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::auth::{Exchange, Leg, Step};
 use super::client::Farewells;
 use super::handshake::{Greeting, ServerKind, answer_sequence};
 use super::packet::{ErrorCode, HEADER_LEN, err_greeting, payload_length};
+use super::response::{Response, is_compressed, is_protocol_41, is_ssl_request, set_tls};
 use crate::drain::Drain;
 
 const SERVERS: &[(&str, ServerKind, &str, &str)] = &[
@@ -59,6 +61,7 @@ fn packets(mut bytes: &[u8]) -> (Vec<&[u8]>, &[u8]) {
 fn every_turn_is_whole_packets_and_their_sequence_ids_go_on_from_the_other_sides() {
     for (server, ..) in SERVERS {
         for name in [
+            "full_login",
             "login",
             "wrong_password",
             "unknown_database",
@@ -138,6 +141,101 @@ fn the_start_of_tls_is_never_answered_in_plain_text() {
             assert_eq!(answer_sequence(&request[..cut]), None, "{server}, cut at {cut}");
         }
     }
+}
+
+#[test]
+fn a_login_tells_its_method_its_proof_and_whether_it_asks_for_tls_or_compression() {
+    for (server, _, _, plugin) in SERVERS {
+        for (name, compresses) in [("login", false), ("compression", true)] {
+            let turns = transcript(server, name);
+            let greeting = Greeting::parse(&turns[0].bytes[HEADER_LEN..]).unwrap();
+            let login = &turns[1].bytes[HEADER_LEN..];
+            let response = Response::parse(login).expect("a log-in");
+            assert_eq!(response.plugin, plugin.as_bytes(), "{server} {name}");
+            assert_eq!(response.auth.len(), proof_of(plugin), "{server} {name}");
+            assert_eq!(is_compressed(login, &greeting), compresses, "{server} {name}");
+            assert!(is_protocol_41(login) && !is_ssl_request(login), "{server} {name}");
+            for cut in 0..login.len() {
+                // Nothing but the plugin's name and what is behind it may be missing.
+                let part = Response::parse(&login[..cut]);
+                assert!(part.is_none_or(|part| part.auth == response.auth), "{server}, {cut}");
+            }
+        }
+        let mut request = transcript(server, "tls").remove(1).bytes.split_off(HEADER_LEN);
+        request.truncate(32);
+        assert!(is_ssl_request(&request), "{server}");
+        set_tls(&mut request, false);
+        assert!(!is_ssl_request(&request), "{server}");
+    }
+}
+
+#[test]
+fn a_change_of_user_tells_its_method_and_its_proof() {
+    for (server, _, _, plugin) in SERVERS {
+        let turns = transcript(server, "change_user");
+        let commands = turns.iter().filter(|turn| turn.bytes[HEADER_LEN..].first() == Some(&0x11));
+        let mut count = 0;
+        for command in commands {
+            let change = Response::parse_change_user(&command.bytes[HEADER_LEN..]).unwrap();
+            assert_eq!(change.plugin, plugin.as_bytes(), "{server}");
+            assert_eq!(change.auth.len(), proof_of(plugin), "{server}");
+            count += 1;
+        }
+        assert_eq!(count, 2, "{server}");
+    }
+}
+
+/// Between connections that are alike nothing is changed; every log-in and change of user comes to its end.
+#[test]
+fn recorded_log_ins_pass_packet_by_packet() {
+    let leg = Leg { is_tls: true, is_local: false };
+    let mut sealed = 0;
+    for (server, ..) in SERVERS {
+        for name in ["full_login", "login", "wrong_password", "unknown_database", "change_user"] {
+            let turns = transcript(server, name);
+            let greeting = Greeting::parse(&turns[0].bytes[HEADER_LEN..]).unwrap();
+            let mut exchange: Option<Exchange> = None;
+            for turn in &turns[1..] {
+                for packet in packets(&turn.bytes).0 {
+                    let payload = packet[HEADER_LEN..].to_vec();
+                    let step = match (&mut exchange, turn.is_server) {
+                        (Some(exchange), true) => exchange.from_server(payload.clone()),
+                        (Some(exchange), false) => exchange.from_client(payload.clone()),
+                        // The rest of the session.
+                        (None, true) => continue,
+                        (None, false) => {
+                            let response = match packet[3] {
+                                1 => Response::parse(&payload),
+                                _ if payload[0] == 0x11 => Response::parse_change_user(&payload),
+                                _ => continue,
+                            };
+                            let begun = Exchange::new(leg, leg, &greeting, &response.unwrap());
+                            exchange = Some(begun.unwrap());
+                            continue;
+                        }
+                    };
+                    sealed += usize::from(payload.len() == 256);
+                    let is_over = turn.is_server && matches!(payload[0], 0x00 | 0xff);
+                    let expected = match turn.is_server {
+                        true if is_over => Step::Over(payload),
+                        true => Step::ToClient(payload),
+                        false => Step::ToUpstream(payload),
+                    };
+                    assert_eq!(step, Ok(expected), "{server} {name}");
+                    if is_over {
+                        exchange = None;
+                    }
+                }
+            }
+            assert!(exchange.is_none(), "{server} {name}: no end");
+        }
+    }
+    // MySQL's: a log-in, one that fails, and two changes of user.
+    assert_eq!(sealed, 4);
+}
+
+fn proof_of(plugin: &str) -> usize {
+    if plugin == "caching_sha2_password" { 32 } else { 20 }
 }
 
 #[test]

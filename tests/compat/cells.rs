@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
-use crate::compare::{Output, Verdict, compare};
+use crate::compare::{Excuse, Output, Verdict, compare};
 use crate::modes::Mode;
 use crate::servers::{DATABASE, Server};
 use crate::support::mariadb::{PASSWORD, USER};
@@ -31,9 +31,9 @@ pub struct Inputs {
 pub struct Pairing<'a> {
     server: &'a Server,
     program: &'a [String],
-    /// What it printed without anything in between: that is the same in all modes in which it does the
-    /// same, so that it runs once for them. By what it was told: of TLS, and its files.
-    direct: HashMap<(&'static str, PathBuf), Rc<Run>>,
+    /// What it printed, if all was well, without anything in between: that is the same in all modes in which
+    /// it does the same, so that it runs once for them. By what it was told: of TLS, and its files.
+    direct: HashMap<(bool, PathBuf), Rc<Run>>,
 }
 
 /// What a client printed, direct and through what stands in between.
@@ -73,39 +73,60 @@ impl<'a> Pairing<'a> {
         Self { server, program, direct: HashMap::new() }
     }
 
-    /// Runs the program through `mode`, and direct if it has not run so yet.
-    pub fn run(&mut self, mode: &Mode, inputs: &Inputs) -> Runs {
-        let Self { server, program, direct } = self;
-        let tls = if mode.tls { "tls" } else { "plain" };
-        let told = (tls, inputs.folder.path().to_owned());
-        let direct = direct
-            .entry(told)
-            .or_insert_with(|| Rc::new(run_at(server, server.port, program, inputs, tls)));
-        let through = mode.start(server.address());
-        let through = run_at(server, through.port, program, inputs, tls);
-        Runs { direct: Rc::clone(direct), through }
+    /// Runs the program through `mode`, and direct if it has not run well so yet; or says why neither can be.
+    pub fn run(&mut self, mode: &Mode, inputs: &Inputs) -> Result<Runs, String> {
+        let told = (mode.tls, inputs.folder.path().to_owned());
+        let direct = match self.direct.get(&told) {
+            Some(direct) => Rc::clone(direct),
+            None => {
+                self.server.seed(mode.tls)?;
+                Rc::new(self.run_at(self.server.port, mode.tls, inputs))
+            }
+        };
+        if direct.output().is_well() {
+            self.direct.insert(told, Rc::clone(&direct));
+        }
+        self.server.seed(mode.server_tls)?;
+        let through = mode.start(self.server.address());
+        let mut run = self.run_at(through.port, mode.tls, inputs);
+        if mode.warm && run.end.is_ok() && through.lent() == 0.0 {
+            run.end = Err("no client was lent a warm connection".into());
+        }
+        Ok(Runs { direct, through: run })
+    }
+
+    fn run_at(&self, port: u16, tls: bool, inputs: &Inputs) -> Run {
+        let Self { server, program, .. } = self;
+        let scratch = TempDir::new().expect("a scratch folder");
+        let printed = scratch.path().join("stdout");
+        let said = scratch.path().join("stderr");
+        let mut command = command(&program[0]);
+        command.args(&program[1..]).args([&port.to_string(), USER, PASSWORD, DATABASE]);
+        command.arg(inputs.folder.path()).arg(if tls { "tls" } else { "plain" });
+        command.current_dir(scratch.path()).stdin(Stdio::null());
+        command.stdout(File::create(&printed).expect("a scratch file"));
+        command.stderr(File::create(&said).expect("a scratch file"));
+        // Whatever the caller's is: what is printed has characters beyond ASCII.
+        command.env("LC_ALL", "C.UTF-8");
+        // A group of its own, so that a shell is ended with what it runs.
+        command.process_group(0);
+        let end = end_of(Process::spawn(command));
+        let read = |path| shown(&fs::read(path).unwrap_or_default());
+        let said = read(said);
+        let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
+        let text = read(printed) + &server.released();
+        Run { text, end: end.map_err(|end| format!("{end}: {last}")) }
     }
 }
 
-fn run_at(server: &Server, port: u16, program: &[String], inputs: &Inputs, tls: &str) -> Run {
-    if let Err(error) = server.seed() {
-        return Run { text: String::new(), end: Err(error) };
+/// Text as it is; bytes that are none as `\xff`, so that none is taken for another.
+fn shown(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
     }
-    let scratch = TempDir::new().expect("a scratch folder");
-    let printed = scratch.path().join("stdout");
-    let said = scratch.path().join("stderr");
-    let mut command = command(&program[0]);
-    command.args(&program[1..]).args([&port.to_string(), USER, PASSWORD, DATABASE]);
-    command.arg(inputs.folder.path()).arg(tls).current_dir(scratch.path()).stdin(Stdio::null());
-    command.stdout(File::create(&printed).expect("a scratch file"));
-    command.stderr(File::create(&said).expect("a scratch file"));
-    // A group of its own, so that a shell is ended with what it runs.
-    command.process_group(0);
-    let end = end_of(Process::spawn(command));
-    let read = |path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
-    let said = read(said);
-    let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
-    Run { text: read(printed), end: end.map_err(|end| format!("{end}: {last}")) }
+    text
 }
 
 /// How a program ends: by itself and with 0, or what it does instead.
@@ -126,8 +147,8 @@ fn end_of(mut process: Process) -> Result<(), String> {
 
 impl Runs {
     /// The verdict over every section.
-    pub fn verdicts(&self, excused: &[&str]) -> Vec<(String, Verdict)> {
-        compare(&self.direct.output(), &self.through.output(), excused)
+    pub fn verdicts(&self, excuses: &[Excuse]) -> Vec<(String, Verdict)> {
+        compare(&self.direct.output(), &self.through.output(), excuses)
     }
 
     /// Writes what was printed into two files whose names begin so.

@@ -106,10 +106,9 @@ fn main() -> ExitCode {
     report.print();
     // Where nothing ran, that is a failure itself.
     let can_fail = selection.is_planted() || report.server_that_ran().is_none_or(notices_harm);
-    if report.has_failed(arguments.fast && is_ci) || !can_fail {
-        return ExitCode::FAILURE;
-    }
-    ExitCode::SUCCESS
+    let has_failed = report.has_failed(arguments.fast && is_ci) || !can_fail;
+    report.print_sum(has_failed);
+    if has_failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 fn run(arguments: &Arguments, selection: &Selection) -> Report {
@@ -138,12 +137,18 @@ fn run(arguments: &Arguments, selection: &Selection) -> Report {
                     Ok(pairing) => {
                         println!("== {}", cell.name());
                         let inputs = small.as_ref().filter(|_| mode.ends_tls).unwrap_or(&large);
-                        let runs = pairing.run(mode, inputs);
+                        let runs = match pairing.run(mode, inputs) {
+                            Ok(runs) => runs,
+                            Err(why) => {
+                                report.skipped(cell, &why);
+                                continue;
+                            }
+                        };
                         if let Some(folder) = &arguments.keep {
                             runs.keep(folder, &cell.name()).expect("a file for what is printed");
                         }
-                        let excused = if mode.ends_tls { kind.tells_tls } else { &[] };
-                        report.ran(cell, runs.verdicts(excused));
+                        let excuses = if mode.ends_tls { kind.tells_tls } else { &[] };
+                        report.ran(cell, runs.verdicts(excuses));
                     }
                 }
             }

@@ -6,10 +6,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, OptsBuilder};
+use mysql_async::{Conn, OptsBuilder, SslOpts};
 
+use crate::compare::{Excuse, both_end, same_but_for_widths};
 use crate::support::mariadb::{MariaDb, PASSWORD, USER};
 use crate::support::mysqld::{MYSQL, MySqld, account};
 use crate::support::process::{Process, command};
@@ -23,9 +25,9 @@ pub struct ServerKind {
     pub name: &'static str,
     pub fast: bool,
     pub needs: &'static [Need],
-    /// Sections in which clients can tell its own TLS from another's, or from none: a bridge that ends
-    /// TLS cannot be out of sight there.
-    pub tells_tls: &'static [&'static str],
+    /// Where clients can tell its own TLS from another's, or from none: a bridge that ends TLS cannot be
+    /// out of sight there.
+    pub tells_tls: &'static [Excuse],
     /// Starts one; or says why it cannot be had here.
     pub start: fn() -> Result<Server, String>,
 }
@@ -55,7 +57,11 @@ pub const SERVERS: &[ServerKind] = &[
         name: "tidb",
         fast: false,
         needs: &[],
-        tells_tls: &["kill.busy", "kill.idle", "compression"],
+        tells_tls: &[
+            Excuse { section: "kill.busy", covers: both_end },
+            Excuse { section: "kill.idle", covers: both_end },
+            Excuse { section: "compression", covers: same_but_for_widths },
+        ],
         start: tidb,
     },
 ];
@@ -131,16 +137,61 @@ impl Server {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
     }
 
-    /// Lays out the same data as before every other run.
-    pub fn seed(&self) -> Result<(), String> {
-        runtime().block_on(self.lay_out()).map_err(|error| format!("no data: {error}"))
+    /// Lays out the same data as before every other run. With `tls` the server lets nobody in without.
+    pub fn seed(&self, tls: bool) -> Result<(), String> {
+        runtime().block_on(self.lay_out(tls)).map_err(|error| format!("no data: {error}"))
     }
 
-    async fn lay_out(&self) -> mysql_async::Result<()> {
+    /// What is left of a program that has ended: a section as programs print them.
+    pub fn released(&self) -> String {
+        let said = match runtime().block_on(self.look_after()) {
+            Ok(said) => said,
+            Err(error) => format!("failed: {error}"),
+        };
+        format!("== released\n{said}\n")
+    }
+
+    async fn connect(&self) -> mysql_async::Result<Conn> {
         let opts = OptsBuilder::default().ip_or_hostname("127.0.0.1").tcp_port(self.port);
         let opts = opts.prefer_socket(false).user(Some(USER)).pass(Some(PASSWORD));
-        let mut conn = Conn::new(opts).await?;
+        let trusting = SslOpts::default().with_danger_accept_invalid_certs(true);
+        Conn::new(opts.ssl_opts(Some(trusting))).await
+    }
+
+    /// Waits until no session of the programs' accounts is left, but for those that sleep on until the server
+    /// looks up, and reads what one of them had changed and not committed.
+    async fn look_after(&self) -> mysql_async::Result<String> {
+        let mut conn = self.connect().await?;
+        let sessions = format!(
+            "SELECT COUNT(*) FROM information_schema.processlist \
+             WHERE user IN ('{USER}', 'other') AND id <> CONNECTION_ID() \
+             AND COALESCE(info, '') NOT LIKE 'SELECT SLEEP%'"
+        );
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let left: Option<u64> = conn.query_first(&sessions).await?;
+            match left {
+                Some(0) => break,
+                left if Instant::now() > deadline => {
+                    return Ok(format!("failed: {left:?} sessions are left"));
+                }
+                _ => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+        let name: Option<String> = conn
+            .query_first(format!("SELECT name FROM {DATABASE}.letters WHERE id = 1 FOR UPDATE"))
+            .await?;
+        conn.disconnect().await?;
+        Ok(format!("no session is left, and the row is as it was: {}", name.unwrap_or_default()))
+    }
+
+    async fn lay_out(&self, tls: bool) -> mysql_async::Result<()> {
+        let mut conn = self.connect().await?;
         conn.query_drop(OTHER).await?;
+        let require = if tls { "SSL" } else { "NONE" };
+        for user in [USER, "other"] {
+            conn.query_drop(format!("ALTER USER {user}@'%' REQUIRE {require}")).await?;
+        }
         conn.query_drop(format!("DROP DATABASE IF EXISTS {DATABASE}")).await?;
         conn.query_drop(format!("CREATE DATABASE {DATABASE} CHARACTER SET utf8mb4")).await?;
         conn.query_drop(format!("USE {DATABASE}")).await?;
@@ -152,6 +203,8 @@ impl Server {
         for statement in statements(somewhere) {
             let _ = conn.query_drop(statement).await;
         }
+        // MySQL forgets whose passwords it has seen: the first log-in is a full one.
+        conn.query_drop("FLUSH PRIVILEGES").await?;
         conn.disconnect().await
     }
 }

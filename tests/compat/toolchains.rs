@@ -52,7 +52,7 @@ pub const JAVA: Toolchain = Toolchain {
     sources: &["pom.xml", "Client.java"],
     build:
         "mvn -B -q -f \"$SOURCES\" dependency:copy-dependencies -DoutputDirectory=\"$PWD/jars\" &&
-        javac -d classes -cp 'jars/*' \"$SOURCES/Client.java\"",
+        javac -encoding UTF-8 -d classes -cp 'jars/*' \"$SOURCES/Client.java\"",
 };
 
 pub const CARGO: Toolchain = Toolchain {

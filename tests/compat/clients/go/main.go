@@ -81,6 +81,9 @@ func main() {
 	}))
 	section("parallel", parallel)
 	section("pool", pool)
+	section("dropped", dropped)
+	// Nobody closes what the last one holds.
+	os.Exit(0)
 }
 
 func section(name string, body func() error) {
@@ -571,6 +574,19 @@ func parallel() error {
 	sort.Ints(sums)
 	fmt.Println(len(sums), "sums", digest(fmt.Sprint(sums)))
 	return errors.Join(failures...)
+}
+
+func dropped() error {
+	conn, err := open(nil).Conn(ctx)
+	if err != nil {
+		return err
+	}
+	for _, statement := range []string{"START TRANSACTION", "UPDATE letters SET name = 'held' WHERE id = 1"} {
+		if err := exec(conn, statement); err != nil {
+			return err
+		}
+	}
+	return show(conn, "SELECT name FROM letters WHERE id = 1")
 }
 
 func pool() error {

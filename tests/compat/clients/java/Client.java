@@ -146,9 +146,10 @@ public class Client {
         section("attributes", with(c -> show(c, ATTRIBUTES), "connectionAttributes", "compat:ünï"));
         section("parallel", Client::parallel);
         section("pool", Client::pool);
+        section("dropped", Client::dropped);
         System.out.flush();
-        // Drivers keep threads.
-        System.exit(0);
+        // Nobody closes what the last one holds.
+        Runtime.getRuntime().halt(0);
     }
 
     static void section(String name, Body body) {
@@ -448,6 +449,13 @@ public class Client {
             System.out.println("valid: " + victim.isValid(5));
             attempt(() -> show(killer, "KILL 4000000000"));
         }
+    }
+
+    static void dropped() throws Exception {
+        Connection connection = connect();
+        show(connection, "START TRANSACTION");
+        show(connection, "UPDATE letters SET name = 'held' WHERE id = 1");
+        show(connection, "SELECT name FROM letters WHERE id = 1");
     }
 
     static void timeoutClient() throws Exception {

@@ -12,6 +12,12 @@ const place = { host: '127.0.0.1', port: Number(port), user, password, database,
 const rowsFile = join(files, 'rows.tsv');
 
 const SESSION = 'SELECT @@character_set_client, @@character_set_results, @@collation_connection';
+// A program ends with it, and leaves the server to find out.
+const HOLD = [
+  'START TRANSACTION',
+  "UPDATE letters SET name = 'held' WHERE id = 1",
+  'SELECT name FROM letters WHERE id = 1',
+];
 const ATTRIBUTES =
   "SELECT attr_name, IF(attr_name = '_pid', '', attr_value) AS attr_value " +
   'FROM performance_schema.session_connect_attrs ' +
@@ -340,7 +346,12 @@ async function run(driver) {
     await pool.end();
   });
 
-  // A section that failed may have left connections open.
+  await section('dropped', async () => {
+    const connection = await connect();
+    for (const statement of HOLD) await show(connection, statement);
+  });
+
+  // The last one, and what failed may have left others: none of them is closed.
   process.exit(0);
 }
 

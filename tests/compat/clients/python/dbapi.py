@@ -6,7 +6,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from sections import (
-    ATTRIBUTES, BUSY, SESSION, THERE, Unsupported, begin, big, digest, line, rows, section, shown, slow_statement,
+    ATTRIBUTES, BUSY, HOLD, SESSION, THERE, Unsupported, begin, big, digest, line, rows, section, shown,
+    slow_statement, vanish,
 )
 
 
@@ -23,6 +24,10 @@ class Driver:
     def prepared(self, connection):
         """A cursor of prepared statements on the server."""
         raise Unsupported("statements are prepared by the client")
+
+    def columns_of(self, cursor, table):
+        """Those of a table that the driver can read."""
+        return "*"
 
     def streaming(self, connection):
         raise Unsupported("no unbuffered cursor")
@@ -215,7 +220,8 @@ def run(driver):
         cursor = cursor_of(connection)
 
         def select(table):
-            cursor.execute(f"SELECT * FROM {table} ORDER BY id")
+            columns = driver.columns_of(cursor, table)
+            cursor.execute(f"SELECT {columns} FROM {table} ORDER BY id")
             print("|", [tuple(column) for column in cursor.description])
             for row in cursor.fetchall():
                 print(line(row))
@@ -346,6 +352,14 @@ def run(driver):
         numbers = len({number for _, number in served})
         print("sum", sum(found for found, _ in served), "at most 4 connections:", numbers <= 4)
 
+    def dropped():
+        connection = driver.connect()
+        for statement in HOLD:
+            show(connection, statement)
+        held.append(connection)
+
+    # Nobody closes it.
+    held = []
     section("auth.right", auth_right)
     section("auth.wrong_password", refused(password="wrong"))
     section("auth.unknown_user", refused(user="nobody"))
@@ -374,3 +388,5 @@ def run(driver):
     section("attributes", attributes)
     section("parallel", parallel)
     section("pool", pool)
+    section("dropped", dropped)
+    vanish()

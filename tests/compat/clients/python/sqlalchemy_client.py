@@ -13,8 +13,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, rela
 from sqlalchemy.pool import NullPool
 
 from sections import (
-    ATTRIBUTES, BUSY, DATABASE, PASSWORD, PORT, SESSION, THERE, TLS, USER, Unsupported, big, digest, line, rows,
-    section, slow_statement, trusting,
+    ATTRIBUTES, BUSY, DATABASE, HOLD, PASSWORD, PORT, SESSION, THERE, TLS, USER, Unsupported, big, digest, line,
+    rows, section, slow_statement, trusting, vanish,
 )
 
 
@@ -255,6 +255,15 @@ def pool():
     engine.dispose()
 
 
+def dropped():
+    connection = ENGINE.connect()
+    for statement in HOLD:
+        show(connection, statement)
+    HELD.append(connection)
+
+
+# Nobody closes it.
+HELD = []
 section("auth.right", auth_right)
 section("auth.wrong_password", refused(password="wrong"))
 section("auth.unknown_user", refused(user="nobody"))
@@ -283,3 +292,5 @@ section("change_user", unsupported("no such call"))
 section("attributes", attributes)
 section("parallel", parallel)
 section("pool", pool)
+section("dropped", dropped)
+vanish()

@@ -5,6 +5,8 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::fs;
 use std::future::Future;
+use std::mem::ManuallyDrop;
+use std::process;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
@@ -63,6 +65,9 @@ async fn main() {
     section("attributes", unsupported("no attributes")).await;
     section("parallel", parallel(place)).await;
     section("pool", pool(place)).await;
+    section("dropped", dropped(place)).await;
+    // Nobody closes what the last one holds.
+    process::exit(0)
 }
 
 async fn section(name: &str, body: impl Future<Output = Outcome>) {
@@ -376,6 +381,13 @@ async fn timeout_client(place: &Place) -> Outcome {
     let slow = tokio::time::timeout(Duration::from_millis(200), slow).await;
     println!("{}", if slow.is_err() { "given up" } else { "failed: no sleep" });
     Ok(())
+}
+
+async fn dropped(place: &Place) -> Outcome {
+    let mut conn = ManuallyDrop::new(place.connect().await?);
+    show(&mut conn, "START TRANSACTION").await?;
+    show(&mut conn, "UPDATE letters SET name = 'held' WHERE id = 1").await?;
+    Ok(show(&mut conn, "SELECT name FROM letters WHERE id = 1").await?)
 }
 
 async fn parallel(place: &Place) -> Outcome {
