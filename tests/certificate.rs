@@ -175,10 +175,20 @@ fn what_cannot_be_made_is_refused_with_what_was_expected() {
         assert_eq!(code, 2, "{args:?}: {said}");
         assert!(said.contains(part), "{args:?}: no `{part}` in:\n{said}");
     }
-    let output =
-        tidegate(&["render", "certificate", "--out", "/nonexistent/folder", "db.example.com"]);
+    let out = ["--out", "/dev/null/folder", "db.example.com"];
+    let output = tidegate(&[&["render", "certificate"][..], &out].concat());
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
-    assert!(stderr(&output).contains("cannot write /nonexistent/folder/db.example.com.key"));
+    assert!(stderr(&output).contains("cannot write /dev/null/folder"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_folder_that_is_not_there_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("new/tls");
+    let out = out.to_str().unwrap();
+    let output = tidegate(&["render", "certificate", "--out", out, "db.example.com"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(fs::read_to_string(format!("{out}/db.example.com.key")).unwrap().contains("PRIVATE"));
 }
 
 fn render(folder: &TempDir, args: &[&str]) -> String {

@@ -400,9 +400,9 @@ fn what_cannot_work_is_refused_with_what_could() {
         (&["cloudflared"], 2, "gateway"),
         (&["cloudflared", STARTER, "--force"], 2, "--out"),
         (
-            &["cloudflared", STARTER, "--out", "/nonexistent"],
+            &["cloudflared", STARTER, "--out", "/dev/null/folder"],
             1,
-            "cannot write /nonexistent/config.yml",
+            "cannot write /dev/null/folder",
         ),
     ] {
         let output = run(args);
@@ -411,6 +411,16 @@ fn what_cannot_work_is_refused_with_what_could() {
         assert!(said.contains(part), "{args:?}: no `{part}` in:\n{said}");
         assert_eq!(text(&output.stdout), "");
     }
+}
+
+/// As in the README: `--out hyperdrive`, where nobody has made it.
+#[test]
+fn a_folder_that_is_not_there_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("new/hyperdrive");
+    let output = run(&["hyperdrive", STARTER, "--out", out.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(files(&out).len(), 4);
 }
 
 #[test]

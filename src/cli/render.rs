@@ -42,7 +42,7 @@ pub struct Certificate {
     #[arg(value_name = "NAME", required = true)]
     pub names: Vec<String>,
 
-    /// Directory to write to.
+    /// Directory to write to; made if it is not there.
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub out: PathBuf,
 
@@ -76,7 +76,7 @@ pub struct SetUp {
     #[arg(long, value_name = "NAME")]
     pub listener: Option<String>,
 
-    /// Directory to write the files to, instead of printing them.
+    /// Directory to write the files to, instead of printing them; made if it is not there.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 

@@ -40,7 +40,7 @@ const AUTHORITY_FILES: &str = "ca";
 pub struct Order {
     /// Whom it is for; at least one.
     pub names: Vec<Name>,
-    /// The directory that it is written to.
+    /// The directory that it is written to, which is made if need be.
     pub out: PathBuf,
     /// For how long it is valid.
     pub days: u32,
@@ -76,7 +76,7 @@ pub enum RenderError {
     /// A file is there already.
     #[error("{} is there already", .0.display())]
     Exists(PathBuf),
-    /// A file cannot be written.
+    /// A file cannot be written, or its folder cannot be made.
     #[error("cannot write {}", .0.display())]
     Write(PathBuf, #[source] io::Error),
     /// A file of the authority is of no use.
@@ -152,6 +152,7 @@ pub fn render(order: &Order) -> Result<Rendered, RenderError> {
     if let Some((there, ..)) = files.iter().find(|(path, ..)| !order.force && path.exists()) {
         return Err(RenderError::Exists(there.clone()));
     }
+    fs::create_dir_all(&order.out).map_err(|error| RenderError::Write(order.out.clone(), error))?;
     for (path, text, mode) in &files {
         write(path, text, *mode).map_err(|error| RenderError::Write(path.clone(), error))?;
     }

@@ -2,7 +2,7 @@
 //! are for, files that are written, and the values that somebody else knows.
 
 use std::fmt::{self, Write as _};
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
@@ -66,7 +66,7 @@ pub enum SetUpError {
     /// A file is there already.
     #[error("{} is there already", .0.display())]
     Exists(PathBuf),
-    /// A file cannot be written.
+    /// A file cannot be written, or its folder cannot be made.
     #[error("cannot write {}", .0.display())]
     Write(PathBuf, #[source] io::Error),
 }
@@ -211,12 +211,13 @@ impl SetUp {
         &self.0
     }
 
-    /// Writes its files, and says so.
+    /// Writes its files into a folder, which is made if need be, and says so.
     pub fn write(&self, folder: &Path, force: bool) -> Result<String, SetUpError> {
         let paths: Vec<_> = self.0.iter().map(|file| folder.join(file.name)).collect();
         if let Some(there) = paths.iter().find(|path| !force && path.exists()) {
             return Err(SetUpError::Exists(there.clone()));
         }
+        fs::create_dir_all(folder).map_err(|error| SetUpError::Write(folder.into(), error))?;
         let mut said = String::new();
         for (path, file) in paths.iter().zip(&self.0) {
             file.write(path).map_err(|error| SetUpError::Write(path.clone(), error))?;
