@@ -324,10 +324,11 @@ async fn a_demo_that_stays_serves_until_it_is_told_to_end() {
     let mut demo = Running(demo);
     let stdout = demo.0.stdout.take().expect("it is piped");
     let mut lines = io::BufReader::new(stdout).lines().map_while(Result::ok);
+    // In words that the clients of MySQL and MariaDB both know.
     let port = lines
         .find_map(|line| {
             let (_, rest) = line.split_once("mysql --host 127.0.0.1 --port ")?;
-            rest.split(' ').next()?.parse().ok()
+            rest.strip_suffix(" --user demo")?.parse().ok()
         })
         .expect("the demo prints a mysql command");
     let options = OptsBuilder::default().ip_or_hostname("127.0.0.1").tcp_port(port);
