@@ -9,12 +9,14 @@ use super::finding::{Finding, together};
 use super::journey::Journey;
 use super::shown;
 use crate::net::connect::ConnectError;
-use crate::upstream::plan::{Cloud, Service};
+use crate::upstream::plan::{Cloud, Plan, Service};
 
 pub(super) const CONNECT: &str = "address.connect";
 const PATH: &str = "address.path";
 /// Smaller segments are those of a path that somebody has narrowed.
 const SMALL: u32 = 1200;
+/// The port of the gateways of TiDB Cloud Starter.
+const STARTER: u16 = 4000;
 
 /// Waits until it is known of each; returns those that are open.
 pub(super) async fn examine(case: &Case, journeys: Vec<Journey>) -> Vec<Journey> {
@@ -144,23 +146,48 @@ fn dropped(case: &Case, address: SocketAddr) -> Advice {
 }
 
 fn refused(case: &Case) -> Advice {
-    let port = case.port();
-    let hint = match case.plan.as_ref().map(|plan| plan.service) {
-        Some(Service::Starter) => format!("the port is 4000, and {port} was asked for"),
-        Some(Service::Dedicated) => format!(
-            "compare {port} with the port that the console shows: a private endpoint may have one of \
-             its own"
-        ),
-        Some(Service::AmazonRds | Service::ApsaraDb) => {
-            format!("the port of RDS is 3306 unless it was changed, and {port} was asked for")
-        }
-        None => format!("is {port} the right port, and does the server run, or the listener?"),
-    };
     Advice {
         likely: "the host is there and nobody listens on the port: a load balancer without a \
                  listener, a server that does not run, or another port"
             .into(),
-        hint,
+        hint: who_should_listen(case.plan.as_ref(), case.port()),
+    }
+}
+
+/// What to look at where nobody listens, and the command that shows it.
+fn who_should_listen(plan: Option<&Plan>, port: u16) -> String {
+    let Some(plan) = plan else {
+        return format!("is {port} the right port, and does the server run, or the listener?");
+    };
+    let at = plan.region.as_ref().map(|region| format!(" --region {region}")).unwrap_or_default();
+    let cluster = match plan.cloud {
+        Some(Cloud::Aws) if plan.is_private => format!(
+            "does the cluster run, and was the endpoint accepted (in the console), so that it is \
+             available here?\n\
+             aws ec2 describe-vpc-endpoints{at} --query \
+             'VpcEndpoints[].[VpcEndpointId,ServiceName,State]' --output text"
+        ),
+        _ if plan.is_private => {
+            "in the consoles: does the cluster run, and is the endpoint connected?".into()
+        }
+        _ => "in the console: does the cluster run?".into(),
+    };
+    match plan.service {
+        Service::Starter if port != STARTER => {
+            format!("the port is {STARTER}, and {port} was asked for")
+        }
+        Service::Starter => cluster,
+        Service::Dedicated => format!(
+            "compare {port} with the port that the console shows: a private endpoint may have one of \
+             its own; {cluster}"
+        ),
+        Service::AmazonRds => format!(
+            "is the instance available, and is {port} its port?\n\
+             aws rds describe-db-instances{at} --query \
+             'DBInstances[].[DBInstanceIdentifier,DBInstanceStatus,Endpoint.Address,Endpoint.Port]' \
+             --output text"
+        ),
+        Service::ApsaraDb => format!("in the console: does the instance run, at port {port}?"),
     }
 }
 
@@ -190,4 +217,33 @@ fn own_address(to: SocketAddr) -> String {
         socket.local_addr()
     });
     chosen.map_or_else(|_| "this host".into(), |address| address.ip().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_refused_is_told_what_to_look_at_and_of_ports_only_where_they_differ() {
+        let hint = |gateway: &str| {
+            let gateway = gateway.parse().unwrap();
+            who_should_listen(Plan::of(&gateway).as_ref(), gateway.port)
+        };
+        let starter = "gateway01-privatelink.us-east-1.prod.aws.tidbcloud.com";
+        for (gateway, part) in [
+            (starter, "\naws ec2 describe-vpc-endpoints --region us-east-1 --query '"),
+            (
+                "privatelink-7.abc.clusters.tidb-cloud.com",
+                "\naws ec2 describe-vpc-endpoints --query '",
+            ),
+            (
+                "app.c1a2.eu-west-1.rds.amazonaws.com:3306",
+                "and is 3306 its port?\naws rds describe-db-instances --region eu-west-1 --query '",
+            ),
+        ] {
+            let hint = hint(gateway);
+            assert!(hint.contains(part) && !hint.contains("asked for"), "{hint}");
+        }
+        assert_eq!(hint(&format!("{starter}:3306")), "the port is 4000, and 3306 was asked for");
+    }
 }
