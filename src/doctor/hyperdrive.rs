@@ -9,6 +9,7 @@ use super::case::Case;
 use super::finding::Finding;
 use super::listen;
 use super::login::Met;
+use super::plugin;
 use crate::config::{ClientTls, UpstreamTls, is_public};
 
 const ORIGIN: &str = "hyperdrive.origin";
@@ -73,15 +74,18 @@ fn tls(case: &Case, met: &Met) -> Finding {
 }
 
 fn plugin(met: &Met) -> Finding {
-    let (plugin, whose) = match (&met.plugin, &met.greeted) {
-        (Some(plugin), _) => (plugin, "the user's"),
-        (None, Some(greeted)) => (&greeted.plugin, "the server's default"),
-        (None, None) => return Finding::behind(PLUGIN, "no server has greeted"),
+    let Some(greeted) = &met.greeted else {
+        return Finding::behind(PLUGIN, "no server has greeted");
     };
+    let (plugin, whose) = match &met.plugin {
+        Some(plugin) => (plugin, "the user's"),
+        None => (&greeted.plugin, "the server's default"),
+    };
+    let evidence = format!("{plugin} ({whose})");
     match PLUGINS.contains(&plugin.as_str()) {
-        true => Finding::ok(PLUGIN, format!("{plugin} ({whose})")),
-        false => Finding::warn(PLUGIN, "plugin_for_hyperdrive", format!("{plugin} ({whose})"))
+        true => Finding::ok(PLUGIN, evidence),
+        false => Finding::warn(PLUGIN, "plugin_for_hyperdrive", evidence)
             .likely(format!("Hyperdrive speaks only {}", PLUGINS.join(" and ")))
-            .hint("give its user one of them: ALTER USER … IDENTIFIED WITH … BY …"),
+            .hint(format!("give its user one of them: {}", plugin::change(greeted))),
     }
 }

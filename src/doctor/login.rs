@@ -8,8 +8,8 @@ use super::case::Case;
 use super::finding::Finding;
 use super::greeting::{is_limit, limit_hint, mentions};
 use super::journey::{Greeted, LoggedIn, Trouble};
-use super::shown;
 use super::tls::{Ready, show_certificate, wants_certificate};
+use super::{plugin, shown};
 use crate::mysql::error::{Problem, Refusal};
 use crate::mysql::login::Login;
 use crate::show::table::harmless;
@@ -26,7 +26,7 @@ const SLOW: Duration = Duration::from_millis(20);
 #[derive(Debug, Default)]
 pub(super) struct Met {
     pub greeted: Option<Greeted>,
-    /// The plugin by which the user was let in.
+    /// The plugin by which the user was let in, or would have been.
     pub plugin: Option<String>,
 }
 
@@ -64,14 +64,15 @@ pub(super) async fn examine(case: &Case, mut ready: Vec<Ready>) -> Met {
     let mut tried = None;
     for one in ready.iter_mut().filter(|one| one.barred.is_none()) {
         if let Ok(word) = (&mut one.journey.logged_in).await {
-            tried = Some((one.journey.address, word));
+            tried = Some((one, word));
             break;
         }
     }
-    let Some((address, logged_in)) = tried else {
+    let Some((at, logged_in)) = tried else {
         case.behind(&later, barred.unwrap_or("no connection came to it"));
         return met;
     };
+    let address = at.journey.address;
     let LoggedIn { is_secure, took, result } = logged_in;
     match result {
         Ok(visit) => {
@@ -82,8 +83,9 @@ pub(super) async fn examine(case: &Case, mut ready: Vec<Ready>) -> Met {
             met.plugin = Some(visit.plugin);
         }
         Err(trouble) => {
-            case.tell(failed(case, login, &trouble, is_secure).of(address));
+            case.tell(failed(case, &at.greeted, login, &trouble, is_secure).of(address));
             case.behind(&[ROUND_TRIPS], "nobody is logged in");
+            met.plugin = plugin::wanted(&trouble).map(str::to_owned);
         }
     }
     met
@@ -105,7 +107,13 @@ fn user(case: &Case, login: &Login) -> Finding {
     Finding::ok(USER, format!("{name}, with its prefix"))
 }
 
-fn failed(case: &Case, login: &Login, trouble: &Trouble, is_secure: bool) -> Finding {
+fn failed(
+    case: &Case,
+    server: &Greeted,
+    login: &Login,
+    trouble: &Trouble,
+    is_secure: bool,
+) -> Finding {
     let (cause, advice) = match trouble {
         Trouble::Timeout(_) => (
             "login_error",
@@ -114,12 +122,14 @@ fn failed(case: &Case, login: &Login, trouble: &Trouble, is_secure: bool) -> Fin
                 "try again in a minute; then look at the server",
             ),
         ),
-        Trouble::Wire(Problem::Refused(refusal)) => of_refusal(case, login, refusal, is_secure),
+        Trouble::Wire(Problem::Refused(refusal)) => {
+            of_refusal(case, server, login, refusal, is_secure)
+        }
         Trouble::Wire(Problem::Plugin(_)) => (
             "plugin_unsupported",
             advice(
                 "the account authenticates by a plugin that few clients speak, and Hyperdrive does not",
-                "give the account one that all do: ALTER USER … IDENTIFIED WITH caching_sha2_password BY …",
+                &format!("give the account one that all do: {}", plugin::change(server)),
             ),
         ),
         Trouble::Wire(Problem::InClear | Problem::Unverified | Problem::NoKey(_)) => (
@@ -174,6 +184,7 @@ fn ended() -> Advice {
 
 fn of_refusal(
     case: &Case,
+    server: &Greeted,
     login: &Login,
     refusal: &Refusal,
     is_secure: bool,
@@ -229,7 +240,7 @@ fn of_refusal(
             "plugin_unsupported",
             advice(
                 "the account's plugin is not loaded, or not for clients of today",
-                "ALTER USER … IDENTIFIED WITH caching_sha2_password BY …",
+                plugin::change(server),
             ),
         ),
         1045 | 1698 | 3118 | 4151 => ("access_denied", denied_password(case, refusal, is_secure)),

@@ -11,6 +11,7 @@
 //! | `name`, `answers` | what the name tells, what DNS servers are asked, and what their answers mean |
 //! | `journey` | the connections: to each address one, as far as it gets |
 //! | `address`, `greeting`, `tls`, `login` | what they have met at each step |
+//! | `plugin` | by which plugin accounts are let in |
 //! | `hyperdrive` | what Cloudflare's Hyperdrive would say of it |
 //! | `aws`, `http` | where this host is, if it is Amazon's |
 //!
@@ -35,6 +36,7 @@ mod journey;
 mod listen;
 mod login;
 mod name;
+mod plugin;
 mod report;
 mod tls;
 

@@ -18,7 +18,7 @@ const NO_PREFIX: &str = "Missing user name prefix. See \
     https://docs.pingcap.com/tidbcloud/select-cluster-tier#user-name-prefix";
 
 /// Makes a user whose plugin doctor does not speak.
-pub const ED25519_USER: &str = "INSTALL SONAME 'auth_ed25519'; \
+pub const ED25519_USER: &str = "INSTALL PLUGIN IF NOT EXISTS ed25519 SONAME 'auth_ed25519'; \
     CREATE OR REPLACE USER ed IDENTIFIED VIA ed25519 USING PASSWORD('e')";
 
 causes! {
@@ -102,6 +102,39 @@ fn busy() -> Option<Doctor> {
 /// A server that answers a log-in so.
 fn answered(code: u16, text: &'static str) -> Doctor {
     Doctor::at(Fake::gateway().refusing(code, text).start()).user("app", SECRET)
+}
+
+/// And Hyperdrive is said to speak none of it, whatever the server's default is.
+#[test]
+fn what_is_to_be_done_about_a_method_that_nobody_speaks_helps() {
+    let Some(db) = MariaDb::start(&[]) else { return };
+    db.query(db.port, ED25519_USER);
+    let doctor = || Doctor::at(db.address()).user("ed", "e");
+    let report = doctor().stops_at("login.authentication", "plugin_unsupported");
+    assert!(report.has("warn", "hyperdrive.plugin", "plugin_for_hyperdrive"), "{}", report.text);
+    assert_eq!(report.evidence("hyperdrive.plugin"), "client_ed25519 (the user's)");
+    for check in ["login.authentication", "hyperdrive.plugin"] {
+        let hint = report.one(check)["hint"].as_str().unwrap();
+        let statement = &hint[hint.find("ALTER USER").unwrap()..];
+        db.query(db.port, &statement.replacen('…', "ed", 1).replacen('…', "e", 1));
+        let report = doctor().is_well();
+        assert_eq!(report.statuses("hyperdrive.plugin"), ["ok"], "{}", report.text);
+        db.query(db.port, ED25519_USER);
+    }
+}
+
+#[test]
+fn a_plugin_that_is_not_loaded_is_mended_as_the_server_takes_it() {
+    for (version, statement) in [
+        ("5.5.5-10.11.6-MariaDB", "ALTER USER … IDENTIFIED VIA mysql_native_password"),
+        ("8.0.36", "ALTER USER … IDENTIFIED WITH caching_sha2_password"),
+    ] {
+        let fake = Fake::mysql().version(version).refusing(1524, "Plugin 'x' is not loaded");
+        let doctor = Doctor::at(fake.start()).user("app", SECRET);
+        let report = doctor.stops_at("login.authentication", "plugin_unsupported");
+        let hint = report.one("login.authentication")["hint"].as_str().unwrap();
+        assert!(hint.starts_with(statement), "{hint}");
+    }
 }
 
 /// Nobody is asked.
