@@ -68,7 +68,7 @@ pub(super) struct Case {
     pub instance: Arc<Instance>,
     pub deadline: Deadline,
     pub findings: UnboundedSender<Finding>,
-    /// The last check that has failed.
+    /// The last check that has failed since there was something to go on with.
     pub broken: Mutex<Option<&'static str>>,
     /// Connections, which end in order also when nobody waits for what they meet any more.
     pub tasks: TaskTracker,
@@ -80,9 +80,12 @@ impl Case {
     pub async fn examine(self) {
         name::pattern(&self);
         let addresses = name::examine(&self).await;
+        self.forgive_if(!addresses.is_empty());
         let journeys = journey::begin(&self, &addresses);
         let open = address::examine(&self, journeys).await;
+        self.forgive_if(!open.is_empty());
         let greeted = greeting::examine(&self, open).await;
+        self.forgive_if(!greeted.is_empty());
         let secured = tls::examine(&self, greeted).await;
         let met = login::examine(&self, secured).await;
         hyperdrive::examine(&self, &addresses, &met);
@@ -104,6 +107,13 @@ impl Case {
         let finding = Finding { upstream: Some(self.upstream.name.clone()), ..finding };
         // Nobody listens any more when the report cannot be written.
         let _ = self.findings.send(finding);
+    }
+
+    /// What has failed before a step that left something to go on with keeps nobody from the next ones.
+    fn forgive_if(&self, goes_on: bool) {
+        if goes_on {
+            *self.broken() = None;
+        }
     }
 
     fn broken(&self) -> MutexGuard<'_, Option<&'static str>> {

@@ -103,6 +103,21 @@ impl Disagreement {
     }
 }
 
+/// What servers and filters say of the name, the address was reached.
+#[test]
+fn what_tls_is_skipped_for_is_no_fault_of_the_names() {
+    for (doctor, check, cause) in [
+        (Disagreement::of(&["10.0.0.1"], &["10.0.0.2"]), "name.agreement", "split_answers"),
+        (Disagreement::of(&[], &["10.0.0.1"]), "name.private", "rebinding_filter"),
+    ] {
+        let Some(doctor) = doctor else { return };
+        let report = doctor.notes(check, cause);
+        for check in ["tls.handshake", "tls.certificate"] {
+            assert_eq!(report.evidence(check), "TLS is not offered", "{}", report.text);
+        }
+    }
+}
+
 #[test]
 fn private_and_carrier_grade_addresses_are_as_they_should_be() {
     for address in ["10.1.2.3", "172.16.0.9", "192.168.7.7", "100.64.9.9"] {

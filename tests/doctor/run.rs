@@ -230,6 +230,12 @@ impl Doctor {
     }
 }
 
+/// The check that keeps one from being made.
+fn blamed(finding: &Value) -> Option<&str> {
+    let why = finding["evidence"].as_str()?.strip_prefix("not reached, as ")?;
+    why.strip_suffix(" is broken")
+}
+
 /// Whether a character does nothing to a terminal but to stand there.
 fn is_plain(c: char) -> bool {
     let turns_text_around = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
@@ -303,6 +309,9 @@ impl Report {
             let status = finding["status"].as_str().unwrap();
             assert!(["ok", "warn", "fail", "skip"].contains(&status), "{finding}");
             assert!(!finding["evidence"].as_str().unwrap().is_empty(), "{finding}");
+            if let Some(blamed) = blamed(finding) {
+                assert!(CHAIN.contains(&blamed) || blamed == "login.user", "{finding}");
+            }
             if status == "fail" {
                 assert!(finding["cause"].is_string(), "{finding}");
                 let hint = finding["hint"].as_str().unwrap_or_default();
