@@ -10,8 +10,9 @@ use tokio_util::task::TaskTracker;
 
 use super::aws::Instance;
 use super::finding::{Finding, Status};
+use super::listen::Entrance;
 use super::{address, greeting, hyperdrive, journey, login, name, tls, unfinished};
-use crate::config::{self, Listener, Protocol, Tcp, UpstreamTls};
+use crate::config::{self, Protocol, Tcp, UpstreamTls};
 use crate::mysql::login::Login;
 use crate::tls::look::Look;
 use crate::upstream::plan::{Plan, Service};
@@ -59,7 +60,7 @@ impl Deadline {
 pub(super) struct Case {
     pub upstream: config::Upstream,
     /// Those that forward to it.
-    pub listeners: Vec<Listener>,
+    pub entrances: Vec<Arc<Entrance>>,
     pub plan: Option<Plan>,
     pub tcp: Tcp,
     pub nameservers: Vec<SocketAddr>,
@@ -155,7 +156,7 @@ impl Case {
 
     /// Whether MySQL's protocol is spoken, and not any other.
     pub fn is_mysql(&self) -> bool {
-        self.listeners.iter().any(|listener| listener.protocol == Protocol::Mysql)
+        self.entrances.iter().any(|entrance| entrance.listener.protocol == Protocol::Mysql)
     }
 
     pub fn is_service(&self, service: Service) -> bool {

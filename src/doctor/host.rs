@@ -9,7 +9,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::aws::Instance;
 use super::case::Deadline;
 use super::finding::Finding;
-use super::listen;
+use super::listen::{self, Entrance};
 use crate::config::Config;
 use crate::net::descriptors::raise_limit;
 
@@ -30,6 +30,7 @@ const KEEPALIVE: [&str; 3] = ["tcp_keepalive_time", "tcp_keepalive_intvl", "tcp_
 /// Looks at the host, and tells each finding.
 pub(super) async fn examine(
     config: Config,
+    entrances: Vec<Arc<Entrance>>,
     instance: Arc<Instance>,
     deadline: Deadline,
     findings: UnboundedSender<Finding>,
@@ -37,7 +38,7 @@ pub(super) async fn examine(
     // Nobody listens any more when the report cannot be written.
     let tell = |finding| drop(findings.send(finding));
     tell(files(raise_limit()));
-    listen::examine(&config, deadline).await.into_iter().for_each(tell);
+    listen::examine(&config, &entrances, deadline).await.into_iter().for_each(tell);
     tell(keepalive(&config));
     tell(clock(SystemTime::now(), clocks(&instance).await));
 }

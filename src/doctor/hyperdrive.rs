@@ -49,10 +49,10 @@ fn origin(case: &Case, addresses: &[SocketAddr]) -> Finding {
 
 /// As a client of the bridge sees it.
 fn tls(case: &Case, met: &Met) -> Finding {
-    if let Some(listener) = case.listeners.iter().find(|listener| listen::offers_tls(listener)) {
-        return Finding::ok(TLS, format!("the listener {} offers it", listener.name));
+    if let Some(offers) = case.entrances.iter().find(|entrance| entrance.offers_tls()) {
+        return Finding::ok(TLS, format!("the listener {} offers it", offers.listener.name));
     }
-    if case.listeners.iter().any(|listener| listener.tls.client_tls != ClientTls::Off) {
+    if case.entrances.iter().any(|one| one.listener.tls.client_tls != ClientTls::Off) {
         return Finding::skip(TLS, format!("not known, as {} is broken", listen::TLS));
     }
     let none = |why: &str| {

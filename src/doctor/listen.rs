@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::slice;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use humantime::format_rfc3339_seconds;
@@ -14,10 +15,11 @@ use tokio::sync::OnceCell;
 use super::case::Deadline;
 use super::finding::Finding;
 use super::http::ask;
-use super::tls::SOON;
+use super::tls::expiry;
 use crate::config::{Bind, Config, Listener, read_token};
 use crate::log::Chain;
 use crate::net::{listener, unix};
+use crate::tls::TlsError;
 use crate::tls::server::Terminator;
 
 const PORT: &str = "host.port";
@@ -26,13 +28,42 @@ const ADMIN: &str = "host.admin";
 /// For a bridge on this host to say what it serves.
 const FOR_A_BRIDGE: Duration = Duration::from_secs(1);
 
+/// A listener, and what its clients are shown.
+#[derive(Debug)]
+pub(super) struct Entrance {
+    pub listener: Listener,
+    /// Read once, by whoever asks first.
+    shown: OnceLock<Result<Option<Terminator>, TlsError>>,
+}
+
+impl Entrance {
+    pub fn of(listener: &Listener) -> Arc<Self> {
+        Arc::new(Self { listener: listener.clone(), shown: OnceLock::new() })
+    }
+
+    fn shown(&self) -> Result<Option<&Terminator>, &TlsError> {
+        let shown = self.shown.get_or_init(|| Terminator::new(&self.listener.tls));
+        shown.as_ref().map(Option::as_ref)
+    }
+
+    /// Whether clients can be shown what they are to be shown.
+    pub fn offers_tls(&self) -> bool {
+        self.shown().is_ok_and(|terminator| terminator.is_some())
+    }
+}
+
 /// Whether what is to be listened on can be had, or is had by a bridge that runs, and what is shown
 /// there.
-pub(super) async fn examine(config: &Config, deadline: Deadline) -> Vec<Finding> {
+pub(super) async fn examine(
+    config: &Config,
+    entrances: &[Arc<Entrance>],
+    deadline: Deadline,
+) -> Vec<Finding> {
     let mut findings = Vec::new();
     let running = OnceCell::new();
     let running = || running.get_or_init(|| Running::ask(config.admin, deadline));
-    for listener in &config.listeners {
+    for entrance in entrances {
+        let listener = &entrance.listener;
         for bind in &listener.bind {
             let tried = match bind {
                 Bind::Unix(path) => vec![(bind.to_string(), at_path(path, listener))],
@@ -46,7 +77,7 @@ pub(super) async fn examine(config: &Config, deadline: Deadline) -> Vec<Finding>
                 findings.push(port(PORT, &place, tried, bridge));
             }
         }
-        findings.extend(certificate(listener));
+        findings.extend(certificate(entrance));
     }
     for (place, tried) in at_addresses(&Bind::Address(config.admin)) {
         findings.push(match tried {
@@ -78,39 +109,33 @@ fn admin(place: &str, running: &Running, config: &Config) -> Finding {
     }
 }
 
-/// Whether a listener's clients can be shown what they are to be shown.
-pub(super) fn offers_tls(listener: &Listener) -> bool {
-    Terminator::new(&listener.tls).is_ok_and(|terminator| terminator.is_some())
-}
-
 /// What is shown to a listener's clients.
-fn certificate(listener: &Listener) -> Option<Finding> {
-    let finding = match Terminator::new(&listener.tls) {
+fn certificate(entrance: &Entrance) -> Option<Finding> {
+    let finding = match entrance.shown() {
         Ok(None) => return None,
         Ok(Some(terminator)) => {
             let until = format_rfc3339_seconds(terminator.expires);
             let evidence = format!("its certificates are valid until {until}");
-            let left = terminator.expires.duration_since(SystemTime::now());
             let warned = |cause, likely: &str| {
                 let all = [slice::from_ref(&evidence), &terminator.warnings].concat();
                 Finding::warn(TLS, cause, all.join("; "))
                     .likely(likely)
                     .hint("mend the file, and have a bridge that runs read it: SIGHUP")
             };
-            match left {
-                Err(_) => warned("expired", "nobody has renewed it"),
-                Ok(left) if left < SOON => warned("expires_soon", "nobody has renewed it yet"),
-                Ok(_) if !terminator.warnings.is_empty() => {
+            match expiry(terminator.expires, SystemTime::now()) {
+                Some(cause @ "expired") => warned(cause, "nobody has renewed it"),
+                Some(cause) => warned(cause, "nobody has renewed it yet"),
+                None if !terminator.warnings.is_empty() => {
                     warned("weak_file", "it was made for later, or copied without its mode")
                 }
-                Ok(_) => Finding::ok(TLS, evidence),
+                None => Finding::ok(TLS, evidence),
             }
         }
-        Err(error) => Finding::fail(TLS, "bad_file", Chain(&error).to_string())
+        Err(error) => Finding::fail(TLS, "bad_file", Chain(error).to_string())
             .likely("the bridge refuses to start without it")
             .hint(error.hint().unwrap_or("openssl x509 -noout -text -in FILE shows what is in it")),
     };
-    Some(finding.of(format!("the listener {}", listener.name)))
+    Some(finding.of(format!("the listener {}", entrance.listener.name)))
 }
 
 /// The file of the admin token, if it is of no use.
@@ -163,23 +188,14 @@ fn at_addresses(bind: &Bind) -> Vec<(String, Place)> {
 }
 
 fn port(check: &'static str, place: &str, tried: Place, bridge: Option<u32>) -> Finding {
-    let (flag, who) = match check {
-        ADMIN => ("--admin", "another bridge, or another program, has it"),
-        _ => ("--listen", "a database, a proxy or a bridge with another admin address has it"),
-    };
-    let number = place.rsplit_once(':').map_or(place, |(_, number)| number);
+    let flag = flag(check);
     match (tried, bridge) {
         (Place::Free, _) => Finding::ok(check, "free"),
         (Place::Missing, _) => Finding::skip(check, format!("{place}: this host has no IPv6")),
         (Place::Taken, Some(process)) => {
             Finding::ok(check, format!("served by a tidegate that runs, process {process}"))
         }
-        (Place::Taken, None) => Finding::fail(check, "port_taken", "another program listens there")
-            .likely(who)
-            .hint(format!(
-                "end it, or choose another address ({flag}); this shows which it is:\n\
-                 ss -ltnp 'sport = :{number}'"
-            )),
+        (Place::Taken, None) => taken(check, place),
         (Place::Forbidden(error), _) => Finding::fail(check, "port_forbidden", error.to_string())
             .likely("ports below 1024 are for root")
             .hint(
@@ -196,6 +212,43 @@ fn port(check: &'static str, place: &str, tried: Place, bridge: Option<u32>) -> 
             .hint(hint.map_or_else(|| format!("choose another address ({flag})"), str::to_owned)),
     }
     .of(place)
+}
+
+fn flag(check: &str) -> &'static str {
+    match check {
+        ADMIN => "--admin",
+        _ => "--listen",
+    }
+}
+
+/// Nobody knows by whom: a path by who listens there, a port by anybody's connection as well.
+fn taken(check: &'static str, place: &str) -> Finding {
+    let flag = flag(check);
+    let who = match check {
+        ADMIN => "another bridge, or another program, listens there",
+        _ => "a database, a proxy or a bridge with another admin address listens there",
+    };
+    if let Some(path) = place.strip_prefix("unix:") {
+        // As a shell takes it.
+        let path = path.replace('\'', r"'\''");
+        return Finding::fail(check, "port_taken", "another program listens there")
+            .likely(who)
+            .hint(format!(
+                "end it, or choose another address ({flag}); this shows which it is:\n\
+                 ss -lxp | grep -F '{path}'"
+            ));
+    }
+    let port = place.rsplit_once(':').map_or(place, |(_, port)| port);
+    Finding::fail(check, "port_taken", "the port is in use")
+        .likely(format!(
+            "{who}; or it is the port of a connection that this host has made, or had until a minute \
+             ago"
+        ))
+        .hint(format!(
+            "end what has it, wait a minute where it is TIME-WAIT, or choose another address \
+             ({flag}); this shows what it is:\n\
+             ss -tanp 'sport = :{port}'"
+        ))
 }
 
 /// A bridge that runs on this host, as its admin endpoint tells of it.

@@ -57,6 +57,7 @@ use crate::tls::look::Look;
 use crate::upstream::plan::Plan;
 use case::{Case, Deadline};
 pub use finding::{Finding, Status};
+use listen::Entrance;
 pub use report::{Lines, Screen, json, overall};
 
 /// Time for all checks together.
@@ -167,18 +168,20 @@ impl Doctor {
         let Self { config, looks, login, metadata } = self;
         let deadline = Deadline::after(WHOLE);
         let instance = Arc::new(aws::Instance::find(metadata, deadline));
+        let entrances: Vec<_> = config.listeners.iter().map(Entrance::of).collect();
         let (sender, receiver) = mpsc::unbounded_channel();
-        let host = host::examine(config.clone(), instance.clone(), deadline, sender);
+        let host =
+            host::examine(config.clone(), entrances.clone(), instance.clone(), deadline, sender);
         let mut parts = vec![(receiver, tokio::spawn(host))];
         let mut plans = Vec::new();
         for (upstream, look) in config.upstreams.iter().zip(looks) {
             let (sender, receiver) = mpsc::unbounded_channel();
             let plan = Plan::of(&upstream.gateway);
             plans.push((upstream.name.clone(), plan.clone()));
-            let is_its = |listener: &&config::Listener| listener.upstream == upstream.name;
+            let is_its = |entrance: &&Arc<Entrance>| entrance.listener.upstream == upstream.name;
             let case = Case {
                 upstream: upstream.clone(),
-                listeners: config.listeners.iter().filter(is_its).cloned().collect(),
+                entrances: entrances.iter().filter(is_its).cloned().collect(),
                 plan,
                 tcp: config.tcp.clone(),
                 nameservers: config.nameservers.clone(),

@@ -21,7 +21,7 @@ const OFFERED: &str = "tls.offered";
 const HANDSHAKE: &str = "tls.handshake";
 const CERTIFICATE: &str = "tls.certificate";
 /// Whoever renews certificates does so earlier.
-pub(super) const SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+const SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
 /// A connection, and whether a log-in can be tried on it.
 pub(super) struct Ready {
@@ -197,13 +197,20 @@ pub(super) fn show_certificate() -> Advice {
     }
 }
 
+/// What is to be said of a certificate that is valid until then.
+pub(super) fn expiry(ends: SystemTime, now: SystemTime) -> Option<&'static str> {
+    match ends.duration_since(now) {
+        Err(_) => Some("expired"),
+        Ok(left) if left < SOON => Some("expires_soon"),
+        Ok(_) => None,
+    }
+}
+
 fn certificate(case: &Case, shown: &Shown, now: SystemTime) -> Finding {
     let written = shown.chain.first().and_then(Written::in_certificate);
     let Some(written) = written else {
         return verdict(case, "bad_certificate", "it cannot be read".into(), None);
     };
-    let days = |time: Duration| time.as_secs() / (24 * 60 * 60);
-    let left = written.ends.duration_since(now);
     let names = match written.names.as_slice() {
         [] => "no name".to_owned(),
         names => names.join(", "),
@@ -212,29 +219,27 @@ fn certificate(case: &Case, shown: &Shown, now: SystemTime) -> Finding {
     let from = (written.begins > now).then(|| format_rfc3339_seconds(written.begins));
     let from = from.map(|from| format!("from {from} ")).unwrap_or_default();
     let evidence = format!("for {names}; signed by {}; valid {from}until {until}", written.issuer);
-    let wrong = match &shown.verdict {
+    let left = written.ends.duration_since(now).unwrap_or_default();
+    let with_days = || format!("{evidence}, {} days", left.as_secs() / (24 * 60 * 60));
+    let cause = match &shown.verdict {
         // What those who verify would not like of a certificate that nobody verifies here.
         Some(Err(error)) => Some(cause(case, error, shown, &written)),
-        _ if left.is_err() => Some("expired"),
         _ if written.begins > now => Some("not_yet_valid"),
-        _ => None,
+        _ => expiry(written.ends, now),
     };
-    match (wrong, &left) {
-        (None, Ok(left)) if *left < SOON => {
-            Finding::warn(CERTIFICATE, "expires_soon", format!("{evidence}, {} days", days(*left)))
-                .likely("whatever renews the server's certificate has not done so")
-                .hint("renew it, and have the server read it")
-        }
-        (None, _) => {
-            let left = left.map(|left| format!(", {} days", days(left))).unwrap_or_default();
+    match cause {
+        Some(cause @ "expires_soon") => Finding::warn(CERTIFICATE, cause, with_days())
+            .likely("whatever renews the server's certificate has not done so")
+            .hint("renew it, and have the server read it"),
+        Some(cause) => verdict(case, cause, evidence, Some(&written)),
+        None => {
             let looked = match (case.mode().is_verified(), &shown.verdict) {
                 (true, _) => "",
                 (false, Some(Ok(()))) => "; clients that verify it can",
                 (false, _) => "; not looked at further",
             };
-            Finding::ok(CERTIFICATE, format!("{evidence}{left}{looked}"))
+            Finding::ok(CERTIFICATE, with_days() + looked)
         }
-        (Some(cause), _) => verdict(case, cause, evidence, Some(&written)),
     }
 }
 

@@ -1,17 +1,23 @@
 //! The host that the bridge runs on.
 
 use std::fs::{self, Permissions};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::process::id;
+use std::thread;
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::geteuid;
+use serde_json::Value;
 
 use crate::causes;
 use crate::fake::Fake;
 use crate::place::{Clock, Place};
-use crate::run::Doctor;
+use crate::run::{Doctor, run};
 use crate::support::bridge::{Bridge, copy_for_all};
 use crate::support::mariadb::{MariaDb, PASSWORD, USER};
+use crate::support::process::{command, succeed};
 use crate::support::skip;
 use crate::support::tcp::{free_port, listener};
 use crate::support::tls::{Authority, Valid};
@@ -108,7 +114,12 @@ fn in_2001() -> Option<Doctor> {
 #[test]
 fn a_certificate_for_clients_is_looked_at() {
     let authority = Authority::new();
-    let valid = [(Valid::Now, None), (Valid::NoMore, Some("expired"))];
+    let valid = [
+        (Valid::Now, None),
+        (Valid::Soon, Some("expires_soon")),
+        (Valid::NoMore, Some("expired")),
+        (Valid::NotYet, Some("weak_file")),
+    ];
     for (valid, cause) in valid {
         let pair = authority.sign("bridge.test", valid);
         fs::set_permissions(&pair.key, Permissions::from_mode(0o600)).unwrap();
@@ -118,6 +129,24 @@ fn a_certificate_for_clients_is_looked_at() {
     }
     let report = offering("/nowhere/cert.pem", "/nowhere/key.pem").report();
     assert_eq!(report.statuses("hyperdrive.tls"), ["skip"], "{}", report.text);
+}
+
+/// A pipe gives what is in it once: whoever read it again would wait for ever.
+#[test]
+fn a_certificate_for_clients_is_read_once() {
+    let authority = Authority::new();
+    let pair = authority.sign("bridge.test", Valid::Now);
+    let text = fs::read(&pair.cert).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe.pem");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    let doctor = offering(pipe.to_str().unwrap(), pair.key.to_str().unwrap());
+    let given = thread::spawn(move || fs::write(pipe, text).unwrap());
+    let output = run(doctor.command(&[]));
+    given.join().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("its certificates are valid until"), "{text}");
+    assert!(text.contains("the listener 127.0.0.1:0 offers it"), "{text}");
 }
 
 /// It would keep the new one from starting; or this is not what is to be run.
@@ -159,6 +188,51 @@ fn of_two_ports_the_taken_one_is_named() {
     let failed: Vec<_> = report.all("host.port").into_iter().collect();
     let failed = failed.iter().find(|one| one["status"] == "fail").unwrap();
     assert!(failed.to_string().contains(&at), "{failed}");
+}
+
+/// A client has it, and then nobody has until the kernel forgets it: neither listens there.
+#[test]
+fn what_has_a_port_is_shown_though_nobody_listens_there() {
+    let other = listener();
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let at = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    socket.bind(&at.into()).unwrap();
+    socket.connect(&other.local_addr().unwrap().into()).unwrap();
+    let accepted = other.accept().unwrap();
+    let doctor =
+        || Doctor::bare().flags(&[&Fake::mysql().start().to_string()]).listening(&at.to_string());
+    let report = doctor().notes("host.port", "port_taken");
+    let shown = shown_by(report.one("host.port"));
+    assert!(shown.contains("ESTAB") && shown.contains(&format!("pid={}", id())), "{shown}");
+    // Who ends first keeps the port.
+    drop(socket);
+    drop(accepted);
+    let report = doctor().notes("host.port", "port_taken");
+    let shown = shown_by(report.one("host.port"));
+    assert!(shown.contains("TIME-WAIT"), "{shown}");
+}
+
+#[test]
+fn who_listens_at_a_path_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("it's.sock");
+    let taken = UnixListener::bind(&path).unwrap();
+    let listen = format!("unix:{}", path.display());
+    let doctor = Doctor::bare()
+        .flags(&[&Fake::mysql().start().to_string()])
+        .listening(&listen)
+        .keeping(taken);
+    let report = doctor.notes("host.port", "port_taken");
+    let shown = shown_by(report.one("host.port"));
+    assert!(shown.contains(&format!("pid={}", id())), "{shown}");
+}
+
+/// What the command at the end of a hint prints.
+fn shown_by(finding: &Value) -> String {
+    let hint = finding["hint"].as_str().unwrap();
+    let mut shell = command("sh");
+    shell.args(["-c", hint.lines().last().unwrap()]);
+    succeed(shell)
 }
 
 #[test]
