@@ -257,6 +257,17 @@ fn with_a_rate_a_stall_is_everybodys_who_was_due() {
 }
 
 #[test]
+fn weights_are_those_of_the_run_however_little_a_connection_does() {
+    let load = Load::at(server(|_| OK.to_vec()));
+    let weighted = ["query", "--sql", "9@SELECT 1", "--sql", "1@SELECT 2"];
+    // On a busy machine the last ones may not be begun.
+    let flags = ["--connections", "32", "--rate", "100", "--max-error-rate", "50%"];
+    let report = load.report(&weighted, &flags);
+    let [often, rarely] = [0, 1].map(|n| number(&report["statements"][n], "done"));
+    assert!((often / 9.0 - rarely).abs() <= 1.0, "{often} and {rarely}");
+}
+
+#[test]
 fn bounds_decide_the_exit_code() {
     let load = Load::at(server(|_| OK.to_vec()));
     let exit = |flags: &[&str]| load.run(&["ping"], flags).status.code();

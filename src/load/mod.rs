@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | `plan`, `flags` | what is to be done, and how flags say it |
 //! | `worker`, `pace` | the threads, their connections, and the clock of an open loop |
+//! | `choice` | which statement is next |
 //! | `session` | one connection: its steps, and what is asked on it |
 //! | `record` | what is measured, as it comes |
 //! | `report`, `text`, `page`, `plot` | what is told of it: as JSON, text and HTML |
@@ -18,6 +19,7 @@
 //! all will do to see whether that works, and then looks once a second at the records: the progress
 //! line and the report's intervals come from there.
 
+mod choice;
 mod compare;
 mod error;
 mod flags;
@@ -46,6 +48,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Gateway;
 use crate::net::descriptors;
 use crate::upstream::{LookupError, resolve};
+use choice::Choice;
 pub use compare::compare;
 pub use error::SessionError;
 use pace::Pace;
@@ -134,6 +137,7 @@ pub async fn run(plan: Plan) -> Result<Report, LoadError> {
     let pace = plan.rate.map(|rate| Pace::start(rate, began + plan.ramp, until));
     let run = Arc::new(Run {
         addresses,
+        choice: Choice::new(&statements),
         statements,
         began,
         from,

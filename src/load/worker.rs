@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::choice::Choice;
 use super::error::{SessionError, Step};
 use super::pace::Pace;
 use super::plan::{Plan, Scenario, Weighted};
@@ -27,6 +28,7 @@ pub(super) struct Run {
     pub plan: Plan,
     pub addresses: Vec<SocketAddr>,
     pub statements: Vec<Weighted>,
+    pub choice: Choice,
     /// When the first connection is opened.
     pub began: Instant,
     /// From when and until when is measured.
@@ -165,7 +167,6 @@ async fn connect(number: usize, run: &Run, record: &Shared) {
 /// Operations over a connection that stays.
 async fn load(number: usize, run: &Run, record: &Shared) {
     let addresses = run.addresses(number);
-    let mut choice = Choice::new(&run.statements);
     let mut held = None;
     while run.goes_on() {
         // Before it is needed: what connecting takes is told by its steps.
@@ -186,7 +187,7 @@ async fn load(number: usize, run: &Run, record: &Shared) {
             break;
         };
         let asked = Instant::now();
-        let statement = choice.next();
+        let statement = run.choice.next();
         let result = run.operate(&mut session, statement).await;
         if is_new && result.is_ok() {
             lock(record).answered(asked.elapsed());
@@ -269,42 +270,4 @@ async fn idle(number: usize, hold: usize, run: &Run, record: &Shared) {
         });
     }
     looks.join_all().await;
-}
-
-/// Which statement is next: each as often as its weight says, and as evenly as can be.
-struct Choice {
-    weights: Vec<i64>,
-    /// What each has waited for.
-    credit: Vec<i64>,
-}
-
-impl Choice {
-    fn new(statements: &[Weighted]) -> Self {
-        let weights: Vec<_> = statements.iter().map(|one| i64::from(one.weight)).collect();
-        Self { credit: vec![0; weights.len()], weights }
-    }
-
-    fn next(&mut self) -> usize {
-        let all: i64 = self.weights.iter().sum();
-        self.credit.iter_mut().zip(&self.weights).for_each(|(credit, weight)| *credit += weight);
-        let most = self.credit.iter().enumerate().max_by_key(|(_, credit)| **credit);
-        let Some(next) = most.map(|(index, _)| index) else { return 0 };
-        self.credit[next] -= all;
-        next
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn statements_come_as_often_as_their_weights_say() {
-        let weighted = |weight| Weighted { weight, sql: String::new() };
-        let mut choice = Choice::new(&[weighted(1), weighted(3), weighted(2)]);
-        let chosen: Vec<_> = (0..600).map(|_| choice.next()).collect();
-        let count = |which| chosen.iter().filter(|one| **one == which).count();
-        assert_eq!([count(0), count(1), count(2)], [100, 300, 200]);
-        assert_eq!(Choice::new(&[]).next(), 0);
-    }
 }
