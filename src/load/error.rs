@@ -58,6 +58,9 @@ pub enum Problem {
     /// It took too long.
     #[error("nothing within {}", format_duration(*.0))]
     Timeout(Duration),
+    /// It was under way when the run was ended.
+    #[error("not done when the run was ended")]
+    Unfinished,
     /// What the server said, or that it said no more.
     #[error(transparent)]
     Wire(#[from] Wire),
@@ -92,6 +95,7 @@ impl SessionError {
         let what = match &self.problem {
             Problem::Connect(_, error) => error.as_str().to_owned(),
             Problem::Timeout(_) => "timeout".to_owned(),
+            Problem::Unfinished => "unfinished".to_owned(),
             Problem::LocalInfile => "LOAD DATA LOCAL".to_owned(),
             Problem::Short { .. } => "short result".to_owned(),
             Problem::Wire(wire) => match wire {
@@ -124,9 +128,12 @@ impl SessionError {
         }
     }
 
-    /// Whether nothing came.
+    /// Whether nothing had come when it was no longer waited for.
     pub(super) fn is_timeout(&self) -> bool {
-        matches!(&self.problem, Problem::Timeout(_) | Problem::Connect(_, ConnectError::Timeout(_)))
+        let Problem::Connect(_, error) = &self.problem else {
+            return matches!(&self.problem, Problem::Timeout(_) | Problem::Unfinished);
+        };
+        matches!(error, ConnectError::Timeout(_))
     }
 
     /// What may help.

@@ -158,7 +158,7 @@ async fn try_once(
     mut addresses: Vec<SocketAddr>,
     statements: &[Weighted],
 ) -> Result<Vec<SocketAddr>, SessionError> {
-    let (mut session, _) = Session::open(plan, &addresses).await?;
+    let (mut session, _) = Session::open(plan, &addresses, &CancellationToken::new()).await?;
     addresses.retain(|address| address.is_ipv4() == session.peer().is_ipv4());
     for statement in 0..statements.len().max(1) {
         operate(&plan.scenario, statements, &mut session, statement).await?;
@@ -188,11 +188,14 @@ async fn carry_out(run: Arc<Run>, at: SystemTime) -> Result<Report, LoadError> {
             _ = ended.recv() => break true,
         }
     };
+    // What comes after an interrupt is told of, and is no part of the measured time.
+    let end = Instant::now();
     let measured = match run.plan.scenario {
-        Scenario::Idle(_) => run.began.elapsed(),
-        _ => Instant::now().min(run.until).saturating_duration_since(run.from),
+        Scenario::Idle(_) => end - run.began,
+        _ => end.min(run.until).saturating_duration_since(run.from),
     };
     if !is_whole {
+        records.iter().for_each(|record| lock(record).ends(end));
         run.enough.cancel();
         tokio::select! {
             _ = ended.recv() => {}
@@ -207,7 +210,8 @@ async fn carry_out(run: Arc<Run>, at: SystemTime) -> Result<Report, LoadError> {
     let mut all = run.record();
     records.iter().for_each(|record| all.add(&lock(record)));
     if let Some(pace) = &run.pace {
-        pace.not_begun(run.from).for_each(|(waited, count)| all.not_begun(waited, count));
+        let not_begun = pace.not_begun(run.from, end);
+        not_begun.for_each(|(waited, count)| all.not_begun(waited, count));
     }
     Ok(Report::new(&run, at, measured, &all, looks.intervals(), is_whole))
 }

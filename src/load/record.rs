@@ -38,8 +38,8 @@ pub(super) struct Record {
     /// Of each statement; of a scenario without statements there is one, too.
     pub statements: Vec<Latencies>,
     pub phases: [Latencies; PHASES],
-    /// How long those have waited at the least that were not answered: they timed out, or were due
-    /// and not begun. Bounds see them.
+    /// How long those have waited at the least that were not answered: they timed out, were under way
+    /// when the run was ended, or were due and not begun. Bounds see them.
     pub unanswered: Latencies,
     pub causes: BTreeMap<String, Cause>,
     pub errors: u64,
@@ -84,6 +84,12 @@ impl Record {
             not_begun: 0,
             lately: Lately::new(),
         }
+    }
+
+    /// The run ends now, earlier than it was to: what ends later is no part of its rate.
+    pub fn ends(&mut self, now: Instant) {
+        let until = now.min(*self.measured.end());
+        self.measured = *self.measured.start()..=until;
     }
 
     /// An operation that went well.
@@ -233,5 +239,11 @@ mod tests {
             record.note(at(since), at(ended), Err(&error), 0);
             assert_eq!((record.in_time, record.errors), (0, latencies), "{since} to {ended}");
         }
+        // Ended at 1.5 s instead.
+        let mut record = Record::new(1, at(1000)..=at(2000));
+        record.ends(at(1500));
+        record.note(at(1100), at(1500), Ok(7), 0);
+        record.note(at(1100), at(1501), Ok(7), 0);
+        assert_eq!((record.in_time, record.bytes, record.latencies().len()), (1, 7, 2));
     }
 }

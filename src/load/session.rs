@@ -11,6 +11,7 @@ use mysql_common::misc::raw::int::LenEnc;
 use mysql_common::packets::{CommonOkPacket, OldEofPacket, ResultSetTerminator};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::error::{Problem, SessionError, Step};
 use super::plan::Plan;
@@ -43,27 +44,31 @@ pub(super) type Times = [Option<Duration>; Step::OPENING.len()];
 pub(super) struct Session {
     channel: Channel,
     peer: SocketAddr,
-    patience: Duration,
+    patience: Patience,
 }
 
 impl Session {
     /// Connects to the first of the addresses that answers, and logs in as the plan says. Each step
-    /// may take as long as its `timeout`.
+    /// may take as long as its `timeout`, and, as everything later, no longer than until `stop`.
     pub async fn open(
         plan: &Plan,
         addresses: &[SocketAddr],
+        stop: &CancellationToken,
     ) -> Result<(Self, Times), SessionError> {
-        let Plan { login, tls, timeout: patience, .. } = plan;
-        let patience = *patience;
-        let mut laps = Laps { began: Instant::now(), times: Times::default(), patience };
+        let Plan { login, tls, timeout, .. } = plan;
+        let patience = Patience { time: *timeout, stop: stop.clone() };
+        let began = Instant::now();
+        let mut laps = Laps { began, times: Times::default(), patience: &patience };
         let failed = |problem| SessionError::new(Step::Tcp, problem);
-        let (stream, peer) = dial(addresses, patience).await.map_err(failed)?;
+        let dialled = patience.unless_stopped(dial(addresses, patience.time));
+        let (stream, peer) = dialled.await.map_err(failed)?;
         laps.passed(Step::Tcp);
         let mut channel = Channel::new(stream);
         let greeted = async { Ok(greeting(&mut channel).await?) };
         let greeting = laps.run(Step::Greeting, greeted).await?;
         if tls.is_some() && !greeting.offers_tls() {
-            let _ = take_leave(&mut channel, &greeting).await;
+            let left = async { Ok(take_leave(&mut channel, &greeting).await?) };
+            let _ = patience.unless_stopped(left).await;
             return Err(SessionError::new(Step::Greeting, Wire::NoTls.into()));
         }
         if let Some(tls) = tls {
@@ -76,11 +81,16 @@ impl Session {
         let authenticated = async { Ok(authenticate(&mut channel, &greeting, login).await?) };
         if let Err(error) = laps.run(Step::Authentication, authenticated).await {
             if let Some(problem) = error.wire() {
-                give_up(&mut channel, &greeting, problem).await;
+                let given_up = async {
+                    give_up(&mut channel, &greeting, problem).await;
+                    Ok(())
+                };
+                let _ = patience.unless_stopped(given_up).await;
             }
             return Err(error);
         }
-        Ok((Self { channel, peer, patience }, laps.times))
+        let times = laps.times;
+        Ok((Self { channel, peer, patience }, times))
     }
 
     /// The address that answered.
@@ -91,25 +101,25 @@ impl Session {
     /// COM_PING.
     pub async fn ping(&mut self) -> Result<(), SessionError> {
         let channel = &mut self.channel;
-        within(self.patience, Step::Answer, async {
+        let answered = async {
             channel.command(COM_PING, &[]).await?;
             let next = channel.next().await?;
             channel.ok::<CommonOkPacket>(next).await?;
             Ok(())
-        })
-        .await
+        };
+        self.patience.within(Step::Answer, answered).await
     }
 
     /// COM_QUERY; reads all results, and returns how many bytes their rows had.
     pub async fn query(&mut self, sql: &str) -> Result<u64, SessionError> {
         let channel = &mut self.channel;
-        within(self.patience, Step::Answer, async {
+        let answered = async {
             channel.command(COM_QUERY, sql.as_bytes()).await?;
             let mut bytes = 0;
             while result(channel, &mut bytes).await? {}
             Ok(bytes)
-        })
-        .await
+        };
+        self.patience.within(Step::Answer, answered).await
     }
 
     /// A query whose rows are of so many bytes at the least.
@@ -131,26 +141,27 @@ impl Session {
             if self.channel.command(COM_QUIT, &[]).await.is_ok() {
                 let _ = self.channel.ended().await;
             }
+            Ok(())
         };
-        let _ = timeout(FAREWELL, farewell).await;
+        let _ = timeout(FAREWELL, self.patience.unless_stopped(farewell)).await;
         began.elapsed()
     }
 }
 
 /// Steps one after the other, each under the same deadline.
-struct Laps {
+struct Laps<'a> {
     began: Instant,
     times: Times,
-    patience: Duration,
+    patience: &'a Patience,
 }
 
-impl Laps {
+impl Laps<'_> {
     async fn run<T>(
         &mut self,
         step: Step,
         act: impl Future<Output = Result<T, Problem>>,
     ) -> Result<T, SessionError> {
-        let result = within(self.patience, step, act).await?;
+        let result = self.patience.within(step, act).await?;
         self.passed(step);
         Ok(result)
     }
@@ -161,13 +172,36 @@ impl Laps {
     }
 }
 
-async fn within<T>(
-    patience: Duration,
-    step: Step,
-    act: impl Future<Output = Result<T, Problem>>,
-) -> Result<T, SessionError> {
-    let result = timeout(patience, act).await.unwrap_or(Err(Problem::Timeout(patience)));
-    result.map_err(|problem| SessionError::new(step, problem))
+/// How long is waited for the other side.
+#[derive(Debug)]
+struct Patience {
+    time: Duration,
+    /// Nobody waits any longer.
+    stop: CancellationToken,
+}
+
+impl Patience {
+    async fn within<T>(
+        &self,
+        step: Step,
+        act: impl Future<Output = Result<T, Problem>>,
+    ) -> Result<T, SessionError> {
+        let result = timeout(self.time, self.unless_stopped(act)).await;
+        let result = result.unwrap_or(Err(Problem::Timeout(self.time)));
+        result.map_err(|problem| SessionError::new(step, problem))
+    }
+
+    /// What is under way at the stop has failed: it is told of, too.
+    async fn unless_stopped<T>(
+        &self,
+        act: impl Future<Output = Result<T, Problem>>,
+    ) -> Result<T, Problem> {
+        tokio::select! {
+            biased;
+            result = act => result,
+            () = self.stop.cancelled() => Err(Problem::Unfinished),
+        }
+    }
 }
 
 /// One after the other, so that one that is silent leaves time for the next.

@@ -40,7 +40,7 @@ pub(super) struct Run {
     pub all_open: Barrier,
     /// Nothing more is begun.
     pub enough: CancellationToken,
-    /// Ends everything at once.
+    /// What is still under way has failed.
     pub stop: CancellationToken,
 }
 
@@ -87,12 +87,7 @@ pub(super) fn start(number: usize, run: Arc<Run>, alive: mpsc::Sender<()>) -> io
     let record = Arc::new(Mutex::new(run.record()));
     let shared = record.clone();
     let carry = move || {
-        runtime.block_on(async {
-            tokio::select! {
-                () = carry(number, &run, &shared) => {}
-                () = run.stop.cancelled() => {}
-            }
-        });
+        runtime.block_on(carry(number, &run, &shared));
         drop(alive);
     };
     std::thread::Builder::new().name(format!("load-{number}")).spawn(carry)?;
@@ -106,7 +101,10 @@ async fn carry(thread: usize, run: &Arc<Run>, record: &Shared) {
         let (run, record) = (run.clone(), record.clone());
         connections.spawn(async move {
             let turn = run.plan.ramp.mul_f64(number as f64 / run.plan.connections as f64);
-            sleep_until((run.began + turn).into()).await;
+            tokio::select! {
+                () = sleep_until((run.began + turn).into()) => {}
+                () = run.enough.cancelled() => {}
+            }
             match run.plan.scenario {
                 Scenario::Idle(hold) => idle(number, hold, &run, &record).await,
                 Scenario::Connect => connect(number, &run, &record).await,
@@ -126,8 +124,9 @@ async fn carry(thread: usize, run: &Arc<Run>, record: &Shared) {
 async fn due(run: &Run) -> Option<Instant> {
     let Some(pace) = &run.pace else { return run.goes_on().then(Instant::now) };
     tokio::select! {
-        due = pace.next() => due,
+        biased;
         () = run.enough.cancelled() => None,
+        due = pace.next() => due,
     }
 }
 
@@ -136,7 +135,7 @@ async fn connect(number: usize, run: &Run, record: &Shared) {
     let addresses = run.addresses(number);
     while let Some(since) = due(run).await {
         let began = Instant::now();
-        let opened = Session::open(&run.plan, &addresses).await;
+        let opened = Session::open(&run.plan, &addresses, &run.stop).await;
         let (mut session, times) = match opened {
             Ok(opened) => opened,
             Err(error) => {
@@ -205,8 +204,7 @@ async fn open(
     record: &Shared,
     addresses: &[SocketAddr],
 ) -> Result<Session, SessionError> {
-    let plan = &run.plan;
-    let (session, times) = Session::open(plan, addresses).await?;
+    let (session, times) = Session::open(&run.plan, addresses, &run.stop).await?;
     lock(record).opened(&times);
     Ok(session)
 }
