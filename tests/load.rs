@@ -295,6 +295,48 @@ fn bounds_decide_the_exit_code() {
 }
 
 #[test]
+fn a_closed_loop_is_told_how_long_its_target_was_gone() {
+    // After 200 answers everything ends at once: many times as many went well as failed then.
+    let turn = Arc::new(AtomicUsize::new(0));
+    let dying = serve(&listener(), move |stream| {
+        if turn.load(Ordering::Relaxed) <= 200 {
+            drop(converse(&stream, 0, |_| {
+                if turn.fetch_add(1, Ordering::Relaxed) >= 200 {
+                    let _ = stream.shutdown(Shutdown::Both);
+                }
+                vec![OK.to_vec()]
+            }));
+        }
+    });
+    let dir = TempDir::new().unwrap();
+    let json = dir.path().join("report.json");
+    let flags = ["--connections", "2", "--duration", "4s", "--max-error-rate", "50%"];
+    let flags = [&flags[..], &["--json", json.to_str().unwrap()]].concat();
+    let output = Load::at(dying).run(&["ping"], &flags);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let report: Value = serde_json::from_str(&read(&json)).unwrap();
+    assert!(number(&report, "errors") < number(&report, "done"), "{report}");
+    assert!(number(&report, "lost") > 0.5, "{report}");
+    assert!(said.contains("greeting: closed"), "{said}");
+    assert!(said.contains("% of the connections' time, BROKEN"), "{said}");
+}
+
+#[test]
+fn a_connection_that_can_be_opened_the_next_time_has_lost_nothing() {
+    // One of ten is refused; the pause after it is the generator's own.
+    let turn = Arc::new(AtomicUsize::new(0));
+    let full =
+        serve(&listener(), move |mut stream| match turn.fetch_add(1, Ordering::Relaxed) % 10 {
+            9 => drop(stream.write_all(&err_greeting(ErrorCode::TooMany, "Too many connections"))),
+            _ => drop(converse(&stream, 0, |_| vec![OK.to_vec()])),
+        });
+    let flags = ["--connections", "1", "--max-error-rate", "30%"];
+    let report = Load::at(full).report(&["connect"], &flags);
+    assert!(number(&report, "errors") > 0.0, "{report}");
+}
+
+#[test]
 fn an_interrupt_tells_what_was_measured() {
     let asked = Arc::new(AtomicUsize::new(0));
     let count = asked.clone();

@@ -117,11 +117,13 @@ pub struct Load {
     pub timeout: Option<String>,
 
     /// Bound that decides the exit code: p99<20ms, p99.9<1s, mean<5ms or max<2s; may be repeated.
-    /// What timed out, or was due and not begun, counts with the time that it has waited.
+    /// What timed out, was under way at an interrupt, or was due and not begun, counts with the time
+    /// that it has waited.
     #[arg(long, value_name = "BOUND")]
     pub slo: Vec<String>,
 
-    /// Share of failed operations that is still good: 0.01 or 1% [default: 1%].
+    /// Share of failed operations that is still good: 0.01 or 1% [default: 1%]. Without --rate also
+    /// the share of the connections' time in which they could not be opened or were never answered.
     #[arg(long, value_name = "SHARE")]
     pub max_error_rate: Option<String>,
 

@@ -48,6 +48,8 @@ pub(super) struct Record {
     pub bytes: u64,
     /// Operations that were due and not begun before the end.
     pub not_begun: u64,
+    /// What connections have lost of the measured time: see [`Record::lost`].
+    pub lost: Duration,
     /// Since it was last asked.
     pub lately: Lately,
 }
@@ -82,6 +84,7 @@ impl Record {
             in_time: 0,
             bytes: 0,
             not_begun: 0,
+            lost: Duration::ZERO,
             lately: Lately::new(),
         }
     }
@@ -136,6 +139,12 @@ impl Record {
         cause.count += 1;
     }
 
+    /// Between these a connection waited for nothing: it could not be opened, or nobody answered.
+    pub fn lost(&mut self, from: Instant, to: Instant) {
+        let (from, to) = (from.max(*self.measured.start()), to.min(*self.measured.end()));
+        self.lost += to.saturating_duration_since(from);
+    }
+
     /// So many were due and not begun, after having waited so long.
     pub fn not_begun(&mut self, waited: Duration, count: u64) {
         self.not_begun += count;
@@ -184,6 +193,7 @@ impl Record {
         self.in_time += other.in_time;
         self.bytes += other.bytes;
         self.not_begun += other.not_begun;
+        self.lost += other.lost;
     }
 
     /// Of all statements together.
@@ -245,5 +255,16 @@ mod tests {
         record.note(at(1100), at(1500), Ok(7), 0);
         record.note(at(1100), at(1501), Ok(7), 0);
         assert_eq!((record.in_time, record.bytes, record.latencies().len()), (1, 7, 2));
+    }
+
+    #[test]
+    fn of_lost_time_the_measured_part_counts() {
+        let began = Instant::now();
+        let at = |ms| began + Duration::from_millis(ms);
+        let mut record = Record::new(1, at(1000)..=at(2000));
+        for (from, to) in [(0, 900), (900, 1100), (1500, 1600), (1900, 2500), (2100, 2500)] {
+            record.lost(at(from), at(to));
+        }
+        assert_eq!(record.lost, Duration::from_millis(100 + 100 + 100));
     }
 }

@@ -133,13 +133,14 @@ async fn due(run: &Run) -> Option<Instant> {
 /// One connection after the other, each with an operation.
 async fn connect(number: usize, run: &Run, record: &Shared) {
     let addresses = run.addresses(number);
+    let mut down = None;
     while let Some(since) = due(run).await {
         let began = Instant::now();
         let opened = Session::open(&run.plan, &addresses, &run.stop).await;
         let (mut session, times) = match opened {
             Ok(opened) => opened,
             Err(error) => {
-                note(record, since, Err(&error), 0);
+                note(record, since, Err(&error), 0, &mut down);
                 if run.pace.is_none() {
                     sleep(PAUSE).await;
                 }
@@ -149,7 +150,7 @@ async fn connect(number: usize, run: &Run, record: &Shared) {
         let asked = Instant::now();
         let result = run.operate(&mut session, 0).await;
         let answer = asked.elapsed();
-        note(record, since, result.as_ref().copied(), 0);
+        note(record, since, result.as_ref().copied(), 0, &mut down);
         if result.as_ref().is_err_and(SessionError::breaks) {
             continue;
         }
@@ -167,15 +168,20 @@ async fn connect(number: usize, run: &Run, record: &Shared) {
 async fn load(number: usize, run: &Run, record: &Shared) {
     let addresses = run.addresses(number);
     let mut held = None;
+    let mut down = None;
     while run.goes_on() {
         // Before it is needed: what connecting takes is told by its steps.
         let is_new = held.is_none();
+        let began = Instant::now();
         let mut session = match held.take() {
             Some(session) => session,
             None => match open(run, record, &addresses).await {
-                Ok(session) => session,
+                Ok(session) => {
+                    down = down.map(|since| lost(record, since));
+                    session
+                }
                 Err(error) => {
-                    note(record, Instant::now(), Err(&error), 0);
+                    note(record, began, Err(&error), 0, &mut down);
                     sleep(PAUSE).await;
                     continue;
                 }
@@ -191,7 +197,7 @@ async fn load(number: usize, run: &Run, record: &Shared) {
         if is_new && result.is_ok() {
             lock(record).answered(asked.elapsed());
         }
-        note(record, since, result.as_ref().copied(), statement);
+        note(record, since, result.as_ref().copied(), statement, &mut down);
         held = result.err().is_none_or(|error| !error.breaks()).then_some(session);
     }
     if let Some(session) = held {
@@ -209,10 +215,25 @@ async fn open(
     Ok(session)
 }
 
-/// Tells of an operation that was begun, or due, at `since` and has ended now.
-fn note(record: &Shared, since: Instant, result: Result<u64, &SessionError>, statement: usize) {
-    let ended = Instant::now();
-    lock(record).note(since, ended, result, statement);
+/// Since then a connection was of no use; returns until when.
+fn lost(record: &Shared, since: Instant) -> Instant {
+    let now = Instant::now();
+    lock(record).lost(since, now);
+    now
+}
+
+/// Tells of an operation that was begun, or due, at `since` and has ended now. `down` is since when
+/// there is no connection because the last one has failed, if it has.
+fn note(
+    record: &Shared,
+    since: Instant,
+    result: Result<u64, &SessionError>,
+    statement: usize,
+    down: &mut Option<Instant>,
+) {
+    lock(record).note(since, Instant::now(), result, statement);
+    let is_down = result.is_err_and(SessionError::breaks);
+    *down = is_down.then(|| lost(record, down.unwrap_or(since)));
 }
 
 /// Does what the scenario does, once. Returns the bytes of the rows.
