@@ -7,7 +7,7 @@ use std::error::Error;
 use std::fs;
 use std::future::pending;
 use std::io::{self, IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
@@ -20,7 +20,7 @@ use tidegate::demo::{self, DemoOptions};
 use tidegate::doctor::{self, Doctor, DoctorError, Lines, Screen, Status};
 use tidegate::drain::{Drain, Signals};
 use tidegate::lint;
-use tidegate::load::{self, Plan, Scenario};
+use tidegate::load::{self, Output, OutputError, Plan, Scenario};
 use tidegate::log::{self, Chain};
 use tidegate::render::certificate::{self, Order, Signer};
 use tidegate::render::{self, SetUp, SetUpError};
@@ -364,26 +364,23 @@ fn load_test(scenario: &cli::Scenario, matches: &ArgMatches) -> Result<(), Failu
         Idle { load, .. } => (Scenario::idle(&given)?, load),
     };
     let plan = Plan::read(scenario, &given)?;
+    let unwritten = |code| move |error: OutputError| Failure::with_hint(&error, error.hint(), code);
     // What cannot be written is said now, not after the test.
-    let [json, html] = [("--json", &flags.json), ("--html", &flags.html)]
-        .map(|(flag, path)| path.as_deref().map(|path| create(flag, path)).transpose());
-    let (json, html) = (json?, html?);
+    let output = |flag, path: &Option<PathBuf>| {
+        path.as_deref().map(|path| Output::new(flag, path)).transpose().map_err(unwritten(USAGE))
+    };
+    let (json, html) = (output("--json", &flags.json)?, output("--html", &flags.html)?);
     let report = control_runtime()?.block_on(load::run(plan));
     let report = report.map_err(|error| Failure::with_hint(&error, error.hint(), FAILED))?;
-    json.map_or(Ok(()), |file| report.write_json(file)).map_err(Failure::running)?;
-    html.map_or(Ok(()), |file| report.write_html(file)).map_err(Failure::running)?;
-    say(&report.to_string())?;
+    // Wherever it cannot be told, it is told elsewhere.
+    let told = say(&report.to_string());
+    let json = json.map_or(Ok(()), |file| file.write(report.to_json()));
+    let html = html.map_or(Ok(()), |file| file.write(report.to_html()));
+    told.and(json.and(html).map_err(unwritten(FAILED)))?;
     match report.is_good() {
         true => Ok(()),
         false => Err(Failure { code: FAILED, message: "a bound was broken".into() }),
     }
-}
-
-fn create(flag: &str, path: &Path) -> Result<fs::File, Failure> {
-    fs::File::create(path).map_err(|error| {
-        let message = format!("{flag}: cannot write {}: {error}", path.display());
-        Failure { code: USAGE, message }
-    })
 }
 
 fn say(text: &str) -> Result<(), Failure> {

@@ -4,9 +4,10 @@
 
 mod support;
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use tempfile::{TempDir, TempPath};
+use tempfile::{NamedTempFile, TempDir, TempPath};
 use tidegate::mysql::packet::{ErrorCode, HEADER_LEN, err, err_greeting};
 
 use support::bridge::{Bridge, TIDEGATE, file, tidegate};
@@ -24,7 +25,7 @@ use support::mariadb::{MariaDb, PASSWORD, USER};
 use support::mysql::{DEPRECATE_EOF, OK, converse, server};
 use support::process::{Process, command, output};
 use support::tcp::{listener, nobody, serve};
-use support::{until, until_it};
+use support::{PATIENCE, until, until_it};
 
 #[test]
 fn every_scenario_measures_a_mariadb() {
@@ -214,7 +215,7 @@ fn wrong_usage_names_the_flag() {
             &["--password-file", "/no"],
             "--password-file: `password_file` is `/no`: cannot be read: No such",
         ),
-        ("ping", &["--json", "/no/x"], "--json: cannot write /no/x"),
+        ("ping", &["--json", "/no/x"], "--json: cannot write /no/x: No such"),
         ("ping", &["--max-error-rate", "2"], "--max-error-rate: `max_error_rate` is `2`: expected"),
         ("bulk", &["--bytes", "1MB"], "--bytes: `bytes` is `1MB`: expected a size"),
         ("query", &["--sql", ""], "--sql: `sql` is ``: expected a statement"),
@@ -415,8 +416,8 @@ fn an_interrupt_looks_which_held_connections_are_alive() {
         }));
     });
     let flags = ["--connections", "2", "--duration", "10m"];
-    let idle = Load::at(server).command(&["idle", "--hold", "10"], &flags);
-    let (code, said) = interrupted(idle, || {
+    let load = Load::at(server);
+    let (code, said) = interrupted(load.command(&["idle", "--hold", "10"], &flags), || {
         // The first is the one before the load.
         until_it("all are opened", || opened.load(Ordering::Relaxed), |opened| *opened == 11);
     });
@@ -486,6 +487,64 @@ fn a_report_is_json_a_page_and_can_be_compared() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("a.html is no report"), "{said}");
+}
+
+#[test]
+fn an_older_report_stays_until_there_is_a_new_one() {
+    let dir = TempDir::new().unwrap();
+    let json = dir.path().join("report.json");
+    fs::write(&json, "older").unwrap();
+    fs::set_permissions(&json, Permissions::from_mode(0o600)).unwrap();
+    let link = dir.path().join("link");
+    symlink(&json, &link).unwrap();
+    let flags = ["--json", link.to_str().unwrap()];
+    let alone = || {
+        let mut names: Vec<_> =
+            fs::read_dir(&dir).unwrap().map(|file| file.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["link", "report.json"]);
+    };
+    let (refuses, _socket) = nobody();
+    Load::at(refuses).refused(&["ping"], &flags);
+    assert_eq!(read(&json), "older");
+    alone();
+    assert!(Load::at(server(|_| OK.to_vec())).run(&["ping"], &flags).status.success());
+    let report: Value = serde_json::from_str(&read(&json)).unwrap();
+    assert_eq!(report["scenario"], "ping");
+    assert_eq!(fs::metadata(&json).unwrap().permissions().mode() & 0o777, 0o600);
+    alone();
+}
+
+#[test]
+fn a_report_that_cannot_be_written_is_told_all_the_same() {
+    let load = Load::at(server(|_| OK.to_vec()));
+    let dir = TempDir::new().unwrap();
+    let html = dir.path().join("report.html");
+    let flags = ["--json", "/dev/full", "--html", html.to_str().unwrap()];
+    let output = load.run(&["ping"], &flags);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("--json: cannot write /dev/full: No space left"), "{said}");
+    assert!(String::from_utf8(output.stdout).unwrap().contains(", kept"));
+    assert!(read(&html).contains("<svg"));
+}
+
+#[test]
+fn a_report_goes_behind_what_is_said_where_both_go() {
+    let load = Load::at(server(|_| OK.to_vec()));
+    let flags = ["--json", "/dev/stdout"];
+    let piped = String::from_utf8(load.run(&["ping"], &flags).stdout).unwrap();
+    // What is a file already is not replaced: standard output would go on to the one that was.
+    let file = NamedTempFile::new().unwrap();
+    let mut tidegate = load.command(&["ping"], &flags);
+    tidegate.stdout(file.reopen().unwrap());
+    assert!(Process::spawn(tidegate).wait(PATIENCE).success());
+    for said in [piped, read(file.path())] {
+        let (text, json) = said.split_once("\n{").expect("JSON behind the text");
+        assert!(text.contains(", kept"), "{said}");
+        let report: Value = serde_json::from_str(&format!("{{{json}")).unwrap();
+        assert_eq!(report["scenario"], "ping");
+    }
 }
 
 #[test]

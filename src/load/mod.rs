@@ -10,6 +10,7 @@
 //! | `session` | one connection: its steps, and what is asked on it |
 //! | `record` | what is measured, as it comes |
 //! | `report`, `text`, `page`, `plot` | what is told of it: as JSON, text and HTML |
+//! | `output` | where a report goes |
 //! | `compare` | two reports side by side |
 //!
 //! # Threads
@@ -23,6 +24,7 @@ mod choice;
 mod compare;
 mod error;
 mod flags;
+mod output;
 mod pace;
 mod page;
 mod plan;
@@ -51,6 +53,7 @@ use crate::upstream::{LookupError, resolve};
 use choice::Choice;
 pub use compare::compare;
 pub use error::SessionError;
+pub use output::{Output, OutputError};
 use pace::Pace;
 pub use plan::{Figure, Plan, Scenario, Slo, Weighted};
 use record::Lately;

@@ -1,6 +1,6 @@
 //! What a run has found out, as values and as JSON.
 
-use std::io::{self, Write};
+use std::io;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -200,7 +200,7 @@ impl Report {
         let share = if all == 0 { 1.0 } else { failed as f64 / all as f64 };
         let lost = match plan.rate {
             Some(_) => 0.0,
-            None => a_second(record.lost.as_secs_f64()) / plan.connections as f64,
+            None => (a_second(record.lost.as_secs_f64()) / plan.connections as f64).min(1.0),
         };
         // Bounds are for everybody who was due.
         let mut bounded = latencies.clone();
@@ -290,14 +290,13 @@ impl Report {
         self.bounds.iter().all(|bound| bound.is_kept)
     }
 
-    /// Writes it as JSON.
-    pub fn write_json(&self, mut file: impl Write) -> io::Result<()> {
-        let text = serde_json::to_string_pretty(self)?;
-        writeln!(file, "{text}")
+    /// It as JSON.
+    pub fn to_json(&self) -> io::Result<String> {
+        Ok(serde_json::to_string_pretty(self)? + "\n")
     }
 
-    /// Writes it as a page.
-    pub fn write_html(&self, mut file: impl Write) -> io::Result<()> {
-        file.write_all(super::page::page(self)?.as_bytes())
+    /// It as a page.
+    pub fn to_html(&self) -> io::Result<String> {
+        super::page::page(self)
     }
 }

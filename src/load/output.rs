@@ -1,0 +1,120 @@
+//! Where a report goes.
+
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+/// A file that will have a report. Until then, whatever is there stays: the run may come to nothing.
+#[derive(Debug)]
+pub struct Output {
+    flag: &'static str,
+    path: PathBuf,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    /// A device, a pipe, or a file that this process writes to otherwise: there is no other.
+    Open(File),
+    /// A file that a new one takes the place of; no link.
+    File(PathBuf),
+}
+
+/// It cannot be written.
+#[derive(Debug, Error)]
+#[error("{flag}: cannot write {}", path.display())]
+pub struct OutputError {
+    flag: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl OutputError {
+    /// What may help.
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self.source.kind() {
+            io::ErrorKind::NotFound => "is its folder there?",
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                "the report is written beside it, as FILE.partial, and renamed then: may files be \
+                 made in its folder?"
+            }
+            _ => return None,
+        })
+    }
+}
+
+impl Output {
+    /// Looks whether it can be written, before there is something to write.
+    pub fn new(flag: &'static str, path: &Path) -> Result<Self, OutputError> {
+        match Place::of(path) {
+            Ok(place) => Ok(Self { flag, path: path.into(), place }),
+            Err(source) => Err(OutputError { flag, path: path.into(), source }),
+        }
+    }
+
+    /// Writes the whole text, or leaves what is there.
+    pub fn write(self, text: io::Result<String>) -> Result<(), OutputError> {
+        let Self { flag, path, place } = self;
+        let written = text.and_then(|text| match place {
+            Place::Open(mut file) => file.write_all(text.as_bytes()),
+            Place::File(path) => replace(&path, &text),
+        });
+        written.map_err(|source| OutputError { flag, path, source })
+    }
+}
+
+impl Place {
+    fn of(path: &Path) -> io::Result<Self> {
+        let path = match fs::metadata(path) {
+            Ok(there) => {
+                // Looked at before it is open here, too.
+                let is_the_only_one = !there.is_file() || is_open(&there);
+                // Behind what is said there until then.
+                let file = OpenOptions::new().append(true).open(path)?;
+                if is_the_only_one {
+                    return Ok(Self::Open(file));
+                }
+                fs::canonicalize(path)?
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => path.into(),
+            Err(error) => return Err(error),
+        };
+        let (_, partial) = begin(&path)?;
+        fs::remove_file(partial)?;
+        Ok(Self::File(path))
+    }
+}
+
+/// Whether it is a file that this process has open already, as `/dev/stdout` is.
+fn is_open(there: &Metadata) -> bool {
+    let of = |file: &Metadata| (file.dev(), file.ino());
+    let mut open = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    open.any(|open| fs::metadata(open.path()).is_ok_and(|open| of(&open) == of(there)))
+}
+
+/// At no moment half of it is there.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let (mut file, partial) = begin(path)?;
+    let written = file.write_all(text.as_bytes()).and_then(|()| {
+        if let Ok(there) = fs::metadata(path) {
+            file.set_permissions(there.permissions())?;
+        }
+        fs::rename(&partial, path)
+    });
+    written.inspect_err(|_| drop(fs::remove_file(&partial)))
+}
+
+/// The file beside it, empty.
+fn begin(path: &Path) -> io::Result<(File, PathBuf)> {
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    match fs::remove_file(&partial) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = OpenOptions::new().write(true).create_new(true).open(&partial)?;
+    Ok((file, partial.into()))
+}
