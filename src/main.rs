@@ -372,7 +372,7 @@ fn load_test(scenario: &cli::Scenario, matches: &ArgMatches) -> Result<(), Failu
     let (json, html) = (output("--json", &flags.json)?, output("--html", &flags.html)?);
     let report = control_runtime()?.block_on(load::run(plan));
     let report = report.map_err(|error| Failure::with_hint(&error, error.hint(), FAILED))?;
-    // Wherever it cannot be told, it is told elsewhere.
+    // One place that does not take it keeps it from no other.
     let told = say(&report.to_string());
     let json = json.map_or(Ok(()), |file| file.write(report.to_json()));
     let html = html.map_or(Ok(()), |file| file.write(report.to_html()));

@@ -129,11 +129,11 @@ impl SessionError {
     }
 
     /// Whether nothing had come when it was no longer waited for.
-    pub(super) fn is_timeout(&self) -> bool {
-        let Problem::Connect(_, error) = &self.problem else {
-            return matches!(&self.problem, Problem::Timeout(_) | Problem::Unfinished);
-        };
-        matches!(error, ConnectError::Timeout(_))
+    pub(super) fn is_unanswered(&self) -> bool {
+        match &self.problem {
+            Problem::Connect(_, error) => matches!(error, ConnectError::Timeout(_)),
+            problem => matches!(problem, Problem::Timeout(_) | Problem::Unfinished),
+        }
     }
 
     /// What may help.

@@ -127,7 +127,7 @@ impl Record {
 
     /// One that did not go well, after so long.
     pub fn failed(&mut self, error: &SessionError, after: Duration) {
-        if error.is_timeout() {
+        if error.is_unanswered() {
             put(&mut self.unanswered, after);
         }
         self.errors += 1;
@@ -139,7 +139,7 @@ impl Record {
         cause.count += 1;
     }
 
-    /// Between these a connection waited for nothing: it could not be opened, or nobody answered.
+    /// Between these a connection was of no use: it could not be opened, or nobody answered.
     pub fn lost(&mut self, from: Instant, to: Instant) {
         let (from, to) = (from.max(*self.measured.start()), to.min(*self.measured.end()));
         self.lost += to.saturating_duration_since(from);

@@ -177,6 +177,7 @@ async fn load(number: usize, run: &Run, record: &Shared) {
             Some(session) => session,
             None => match open(run, record, &addresses).await {
                 Ok(session) => {
+                    // Whoever had been gone was away until now.
                     down = down.map(|since| lost(record, since));
                     session
                 }
@@ -215,15 +216,15 @@ async fn open(
     Ok(session)
 }
 
-/// Since then a connection was of no use; returns until when.
+/// Since then the connection was of no use; returns until when: now.
 fn lost(record: &Shared, since: Instant) -> Instant {
     let now = Instant::now();
     lock(record).lost(since, now);
     now
 }
 
-/// Tells of an operation that was begun, or due, at `since` and has ended now. `down` is since when
-/// there is no connection because the last one has failed, if it has.
+/// Tells of an operation that was begun, or due, at `since` and has ended now. `down` is when the one
+/// before it has ended, if that left no connection: the pause is lost only if this leaves none, either.
 fn note(
     record: &Shared,
     since: Instant,
