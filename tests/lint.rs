@@ -63,6 +63,8 @@ const PLANTED: &[Case] = &[
     ("config.yml", "ingress:\n  - hostname: a.b\n    service: tcp://127.0.0.1\n  - service: http_status:404\n", &[("ingress-service", 3)]),
     ("config.yml", "ingress:\n  - hostname: a.b\n    service: tcp://[::1]\n  - service: http_status:404\n", &[("ingress-service", 3)]),
     ("config.yml", "ingress:\n  - hostname: a.b\n    service: tcp://h:4000/db\n  - service: http_status:404\n", &[("ingress-service", 3)]),
+    ("config.yml", "ingress:\n  - hostname: a.b\n    service: http://127.0.0.1:8080/app\n  - hostname: b.c\n    service: ssh://h/\n  - service: http_status:404\n", &[("ingress-service", 3), ("ingress-service", 5)]),
+    ("config.yml", "ingress:\n  - hostname: a.b\n    service: http_status:abc\n  - hostname: b.c\n    service: http_status:1000\n  - service: 'http_status:'\n", &[("ingress-service", 3), ("ingress-service", 5), ("ingress-service", 6)]),
     ("config.yml", "ingress:\n  - hostname: a.b\n    service: http://127.0.0.1:4000\n  - service: http_status:404\n", &[("ingress-service", 3)]),
     ("config.yml", "ingress:\n  - hostname: a.b\n    service: mysql://127.0.0.1:4000\n  - service: http_status:404\n", &[("ingress-service", 3)]),
     ("config.yml", "ingress:\n  - hostname: a.b\n    service: unix:/run/tidegate/app.sock\n  - service: http_status:404\n", &[("ingress-service", 3)]),
@@ -130,6 +132,7 @@ fn every_rule_finds_what_breaks_it() {
 const CLEAN: &[(&str, &str)] = &[
     ("config.yml", "tunnel: x\ningress:\n  - hostname: '*.a.b'\n    service: tcp://[::1]:4000\n  - hostname: b.c\n    path: /x\n    service: http://localhost:8080\n  - hostname: c.d\n    service: unix:/run/web.sock\n  - service: hello_world\n"),
     ("config.yml", "# no command: the DNS route may be made elsewhere\ningress:\n  - hostname: a.b\n    service: tcp://h:1\n  - service: http_status:404\n"),
+    ("config.yml", "ingress:\n  - hostname: a.b\n    service: http://h:1?x=/\n  - hostname: b.c\n    service: http://${HOST:-a/b}:1\n  - service: http_status:$CODE\n"),
     ("config.yml", "tunnel: x\ncredentials-file: y\n"),
     ("config.yml", "protocol: http2\ningress:\n  - service: http_status:404\n"),
     ("config.yml", "a: &name a.b\nb: &origin tcp://h:1\ningress:\n  - hostname: *name\n    service: *origin\n  - hostname: b.c\n    service: <ORIGIN>\n  - service: http_status:404\n"),

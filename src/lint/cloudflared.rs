@@ -1,6 +1,7 @@
 //! cloudflared's config.yml: the ingress rules that it refuses, and those that lead nowhere.
 
 use super::report::{Report, Rule, place, shown};
+use super::shell;
 use super::source::Part;
 use super::tree::Node;
 
@@ -132,10 +133,15 @@ fn bad_hostname(hostname: &str) -> Option<(&'static str, &'static str)> {
 
 fn bad_service(service: &str) -> Option<(&'static str, String)> {
     let words = ["hello_world", "hello-world", "helloworld", "bastion", "socks-proxy"];
-    let kinds = ["http_status:", "unix+tls:"];
     let is_open = service.starts_with(['$', '<', '{']);
-    if is_open || words.contains(&service) || kinds.iter().any(|kind| service.starts_with(kind)) {
+    if is_open || words.contains(&service) || service.starts_with("unix+tls:") {
         return None;
+    }
+    if let Some(code) = service.strip_prefix("http_status:") {
+        let is_sound = shell::is_open(code) && !code.is_empty()
+            || code.parse::<u16>().is_ok_and(|code| (100..=999).contains(&code));
+        let wrong = "has no HTTP status code: cloudflared refuses to start";
+        return (!is_sound).then(|| (wrong, "http_status:404".into()));
     }
     const EXAMPLE: &str = "127.0.0.1:4000";
     if service.starts_with("unix:") {
@@ -147,7 +153,8 @@ fn bad_service(service: &str) -> Option<(&'static str, String)> {
         let wrong = "has no scheme: cloudflared refuses to start";
         return Some((wrong, format!("tcp://{}", place(service).unwrap_or(EXAMPLE))));
     };
-    let host = rest.split('/').next().unwrap_or_default();
+    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let has_path = rest[host.len()..].starts_with('/') && !shell::is_open(host);
     let port = host.rsplit_once(':').map_or("", |(_, port)| port);
     let (wrong, instead) = match scheme {
         "mysql" | "mysqls" | "tidb" | "mariadb" => {
@@ -157,9 +164,11 @@ fn bad_service(service: &str) -> Option<(&'static str, String)> {
             "speaks HTTP with the port of a MySQL server",
             place(rest).unwrap_or(EXAMPLE).to_owned(),
         ),
-        "tcp" if rest.contains('/') => {
+        // A rule's `path` says which requests it takes; they keep their own.
+        _ if has_path => {
             let wrong = "has a path: cloudflared refuses to start";
-            (wrong, place(rest).unwrap_or(EXAMPLE).to_owned())
+            let instead = place(rest).map(|place| format!("{scheme}://{place}"));
+            return Some((wrong, instead.unwrap_or_else(|| "SCHEME://HOST:PORT".into())));
         }
         "tcp" if port.is_empty() || port.contains(']') => {
             let wrong = "has no port: cloudflared takes 7864 then";
