@@ -195,7 +195,7 @@ pub(super) fn out_of_reach(host: &str) -> Option<(String, &'static str)> {
 
 /// What the gateway answers with `Missing user name prefix`.
 pub(super) fn lacks_prefix(user: &str) -> bool {
-    !is_open(user) && !user.contains('%') && !user.contains('.')
+    !is_open(user) && !user.contains('.')
 }
 
 pub(super) fn prefix_wrong(gateway: &str) -> String {
@@ -232,6 +232,7 @@ mod tests {
         assert_eq!(rules("mysql://u:p@db.example.com:3306/d", Reader::Hyperdrive), [""; 0]);
         assert_eq!(rules("mysql://$USER:$PASSWORD@$HOST:$PORT/d", Reader::Hyperdrive), [""; 0]);
         assert_eq!(rules("mysql://<user>:<password>@<host>:<port>/d", Reader::Hyperdrive), [""; 0]);
+        assert_eq!(rules("mysql://%s:%s@%s:%s/%s", Reader::Hyperdrive), [""; 0]);
     }
 
     #[test]

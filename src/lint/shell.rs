@@ -80,12 +80,12 @@ pub(super) fn assignment(word: &str) -> Option<(&str, &str)> {
     (!name.is_empty() && name.chars().all(legal)).then_some((name, value))
 }
 
-/// What stands for a value that is filled in later: `$X`, `<X>`, `DB_USER`, `host:port`.
+/// What stands for a value that is filled in later: `$X`, `<X>`, `%s`, `DB_USER`, `host:port`.
 pub(super) fn is_open(value: &str) -> bool {
     let is_name = |c: char| c.is_ascii_uppercase() || c == '_';
     value.chars().all(is_name)
         || value == "port"
-        || value.contains(['$', '<', '{', '`', '…'])
+        || value.contains(['$', '<', '{', '`', '%', '…'])
         || value.contains("...")
 }
 
