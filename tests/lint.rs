@@ -149,6 +149,8 @@ const CLEAN: &[(&str, &str)] = &[
     ("set-up.sh", "cloudflared tunnel create x # an Access application\ncloudflared tunnel route dns x $NAME\n"),
     ("set-up.sh", "aws ec2 create-vpc-endpoint --vpc-endpoint-type Gateway --service-name com.amazonaws.us-east-1.s3\naws ec2 create-vpc-endpoint --service-name com.amazonaws.us-east-1.s3\n"),
     ("set-up.sh", "aws ec2 create-vpc-endpoint --service-name $S --vpc-endpoint-type Interface --security-group-ids sg-1 --no-private-dns-enabled\naws ec2 modify-vpc-endpoint --vpc-endpoint-id $E --private-dns-enabled\n"),
+    ("guide.md", "```sh\naws ec2 create-vpc-endpoint --service-name $S --vpc-endpoint-type Interface --security-group-ids sg-1\n```\nWhen it is accepted:\n```sh\naws ec2 modify-vpc-endpoint --vpc-endpoint-id $E --private-dns-enabled\n```\n"),
+    ("guide.md", "```sh\naws ec2 create-vpc-endpoint --service-name $S --vpc-endpoint-type Interface --security-group-ids sg-1\n```\nIn the console: **Modify private DNS name**.\n"),
     ("set-up.sh", "echo 'aws ec2 create-vpc-endpoint --service-name x'\ncat <<END\naws ec2 create-vpc-endpoint\nEND\n"),
     ("guide.md", "Workers VPC is not HTTP only any more. `env.HYPERDRIVE.query()` is in no block.\n```\nplain\n```\n"),
     ("guide.md", "See (mysql://u:p@h:4000), <mysql://u:p@h:4000>, `x`; mysql://u:p@h:4000. And mysql://DB_USER:PASSWORD@gateway01.us-east-1.prod.aws.tidbcloud.com:PORT/DATABASE.\n```toml\n[[hyperdrive]]\nbinding = \"X\"\nid = \"1\"\n```\n"),

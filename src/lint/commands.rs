@@ -16,11 +16,20 @@ const SERVICE: &[&str] = &["--service-id"];
 const DSN: &[&str] = &["--connection-string"];
 const MYSQL_PORTS: [&str; 2] = ["3306", "4000"];
 
-pub(super) fn lint(read: &Read<'_>, report: &mut Report) {
-    let file = read.part.file;
-    let is_enabled_later = read.commands.iter().any(|command| {
+/// Whether an endpoint gets its private DNS after it was made, by a command or in the console.
+pub(super) fn enables_private_dns(read: &[Read<'_>]) -> bool {
+    let is_it = |command: &Command| {
         command.is("aws", &["modify-vpc-endpoint"]) && command.has(&["--private-dns-enabled"])
-    });
+    };
+    read.iter().any(|read| {
+        read.commands.iter().any(is_it)
+            || read.part.text().to_ascii_lowercase().contains("modify private dns name")
+    })
+}
+
+/// `is_enabled_later`: private DNS, by another command than the endpoint's own.
+pub(super) fn lint(read: &Read<'_>, is_enabled_later: bool, report: &mut Report) {
+    let file = read.part.file;
     for command in &read.commands {
         for verb in ["create", "update"] {
             if command.is("wrangler", &["hyperdrive", verb]) {
@@ -169,7 +178,6 @@ fn vpc_service(file: &str, command: &Command, report: &mut Report) {
     }
 }
 
-/// `is_enabled_later`: private DNS, by another command.
 fn vpc_endpoint(file: &str, command: &Command, is_enabled_later: bool, report: &mut Report) {
     let value = |name: &str| command.flag(&[name]).map_or("", |flag| flag.value);
     let kind = value("--vpc-endpoint-type");

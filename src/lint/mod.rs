@@ -31,8 +31,9 @@ pub fn lint(sources: &[Source]) -> Report {
     let mut report = Report::of(sources.len());
     let read: Vec<Read<'_>> = parts.iter().map(|part| Read::new(part, &mut report)).collect();
     let bindings = wrangler::bindings(&read);
+    let is_enabled_later = commands::enables_private_dns(&read);
     for read in &read {
-        commands::lint(read, &mut report);
+        commands::lint(read, is_enabled_later, &mut report);
         dsn::lint(read, &mut report);
         if let Some(script) = &read.script {
             worker::lint(read.part, script, &bindings, &mut report);
