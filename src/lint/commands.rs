@@ -113,7 +113,9 @@ impl Hyperdrive<'_> {
     /// Of one that is changed the scheme is there. With this port PostgreSQL is meant.
     fn scheme(&mut self, line: usize) {
         let is_postgres = self.command.flag(PORT).is_some_and(|port| port.value == "5432");
-        if self.is_new && !is_postgres && !self.command.has(&["--scheme", "--origin-scheme"]) {
+        let is_there =
+            self.command.has(&["--scheme", "--origin-scheme"]) || self.command.hides_arguments();
+        if self.is_new && !is_postgres && !is_there {
             let wrong = "without --scheme it is taken for PostgreSQL";
             self.add(line, Rule::HyperdriveScheme, wrong.into(), "--scheme mysql");
         }
@@ -146,6 +148,8 @@ fn vpc_service(file: &str, command: &Command, report: &mut Report) {
     match value("--type") {
         "tcp" => {}
         "http" if !is_mysqls => return,
+        "" if command.hides_arguments() => return,
+        kind if !kind.is_empty() && is_open(kind) => return,
         _ => {
             let wrong = "a database is a service of type tcp";
             add(
@@ -156,6 +160,9 @@ fn vpc_service(file: &str, command: &Command, report: &mut Report) {
             );
             return;
         }
+    }
+    if command.hides_arguments() {
+        return;
     }
     let has_port = command.has(&["--tcp-port"]) || value("--hostname").contains(':');
     let has_host = command.has(&["--ipv4", "--ipv6", "--hostname"]);
@@ -184,7 +191,9 @@ fn vpc_endpoint(file: &str, command: &Command, is_enabled_later: bool, report: &
     let service = value("--service-name");
     // AWS's own services have names of their own, and gateways as endpoints.
     let is_aws_own = !is_open(service) && !service.contains(".vpce.");
-    if is_aws_own || !is_open(kind) && kind != "Interface" || command.has(&["--cli-input-json"]) {
+    let is_elsewhere =
+        command.has(&["--cli-input-json", "--cli-input-yaml"]) || command.hides_arguments();
+    if is_aws_own || !is_open(kind) && kind != "Interface" || is_elsewhere {
         return;
     }
     let needed = [

@@ -71,6 +71,33 @@ impl Command {
     pub fn has(&self, names: &[&str]) -> bool {
         self.flag(names).is_some()
     }
+
+    /// Whether arguments are elsewhere, in a variable or left out: what is missing may be among them.
+    pub fn hides_arguments(&self) -> bool {
+        let mut words = self.words.iter().map(|word| word.text.as_str()).enumerate().skip(1);
+        words.any(|(number, text)| {
+            let before = self.words[number - 1].text.as_str();
+            let is_value = before.starts_with('-')
+                && !before.contains('=')
+                && !before.starts_with("--no-")
+                && !SWITCHES.contains(&before);
+            // `create $NAME --flag`: what is made has a name, and it comes first.
+            let is_name = before == "create"
+                && !text.contains(['@', '*'])
+                && self.words[number..].iter().any(|word| word.text.starts_with("--"));
+            let is_hidden = text.starts_with(['$', '[', '…']) || text == "...";
+            is_hidden && !is_value && !is_name && !is_redirection(before)
+        })
+    }
+}
+
+/// Flags of aws and wrangler that take no value.
+const SWITCHES: &[&str] =
+    &["--private-dns-enabled", "--dry-run", "--debug", "--caching-disabled", "--update-config"];
+
+/// `>`, `2>`, `>>file`.
+fn is_redirection(word: &str) -> bool {
+    word.trim_start_matches(|c: char| c.is_ascii_digit()).starts_with('>')
 }
 
 /// NAME=value.
@@ -339,5 +366,31 @@ mod tests {
         let command = &commands("w \\\n --port=1 \\\n --host --port 2", 7)[0];
         assert_eq!(command.flag(&["--port"]), Some(Flag { value: "2", line: 9 }));
         assert_eq!(command.flag(&["--host"]), Some(Flag { value: "", line: 9 }));
+    }
+
+    #[test]
+    fn arguments_may_be_elsewhere() {
+        let hides = |text: &str| commands(text, 1)[0].hides_arguments();
+        for text in [
+            "w create \"${args[@]}\"",
+            "w create \"$@\" --x y",
+            "w create x $COMMON --host h",
+            "w create x --host=\"$H\" ${COMMON}",
+            "w create x --no-y $COMMON",
+            "w create x --debug \"${A[@]}\"",
+            "w create $ALL",
+            "w create x …",
+            "w create x [FLAGS]",
+        ] {
+            assert!(hides(text), "{text}");
+        }
+        for text in [
+            "$ w create x",
+            "w create $NAME --host \"$H\"",
+            "w create x --host ${H} -p $P --z=$Z <ID>",
+            "w create x --host h >> $LOG",
+        ] {
+            assert!(!hides(text), "{text}");
+        }
     }
 }
