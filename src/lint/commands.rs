@@ -30,7 +30,9 @@ pub(super) fn enables_private_dns(read: &[Read<'_>]) -> bool {
 /// `is_enabled_later`: private DNS, by another command than the endpoint's own.
 pub(super) fn lint(read: &Read<'_>, is_enabled_later: bool, report: &mut Report) {
     let file = read.part.file;
-    for command in &read.commands {
+    // A comment without flags is about a command: `the id that … has printed`.
+    let is_comment = matches!(read.part.kind, Kind::Yaml | Kind::Toml);
+    for command in read.commands.iter().filter(|command| !is_comment || command.has_flags()) {
         for verb in ["create", "update"] {
             if command.is("wrangler", &["hyperdrive", verb]) {
                 Hyperdrive { file, command, is_new: verb == "create", report }.lint();
@@ -225,7 +227,12 @@ fn prose(read: &Read<'_>, report: &mut Report) {
             ["http only", "http-only", "only http", "only supports http", "only support http"];
         let is_denied =
             line.contains("not ") || line.contains("n't ") || line.contains("no longer");
-        if line.contains("vpc") && says.iter().any(|words| line.contains(words)) && !is_denied {
+        // AWS has endpoints in VPCs, and security groups in which HTTP is all that is let in.
+        let is_workers_vpc = line.contains("workers vpc")
+            || line.contains("vpc")
+                && ["service", "binding"].iter().any(|word| line.contains(word))
+                && !line.contains("endpoint");
+        if is_workers_vpc && says.iter().any(|words| line.contains(words)) && !is_denied {
             let wrong =
                 "Workers VPC has services of type tcp since April 2026, and Hyperdrive uses them";
             let instead =

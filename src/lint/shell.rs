@@ -72,6 +72,10 @@ impl Command {
         self.flag(names).is_some()
     }
 
+    pub fn has_flags(&self) -> bool {
+        self.words.iter().any(|word| word.text.len() > 2 && word.text.starts_with("--"))
+    }
+
     /// Whether arguments are elsewhere, in a variable or left out: what is missing may be among them.
     pub fn hides_arguments(&self) -> bool {
         let mut words = self.words.iter().map(|word| word.text.as_str()).enumerate().skip(1);
