@@ -136,6 +136,7 @@ const CLEAN: &[(&str, &str)] = &[
     ("config.yml", "tunnel: x\ningress:\n  - hostname: '*.a.b'\n    service: tcp://[::1]:4000\n  - hostname: b.c\n    path: /x\n    service: http://localhost:8080\n  - hostname: c.d\n    service: unix:/run/web.sock\n  - service: hello_world\n"),
     ("config.yml", "# no command: the DNS route may be made elsewhere\ningress:\n  - hostname: a.b\n    service: tcp://h:1\n  - service: http_status:404\n"),
     ("config.yml", "ingress:\n  - hostname: a.b\n    service: http://h:1?x=/\n  - hostname: b.c\n    service: http://${HOST:-a/b}:1\n  - service: http_status:$CODE\n"),
+    ("config.yml", "# cloudflared tunnel route dns -f x a.b >/dev/null 2>&1\n# cloudflared tunnel route dns x c.d makes the record\n# an Access application\ningress:\n  - hostname: a.b\n    service: tcp://h:1\n  - hostname: c.d\n    service: tcp://h:1\n  - service: http_status:404\n"),
     ("config.yml", "tunnel: x\ncredentials-file: y\n"),
     ("config.yml", "protocol: http2\ningress:\n  - service: http_status:404\n"),
     ("config.yml", "a: &name a.b\nb: &origin tcp://h:1\ningress:\n  - hostname: *name\n    service: *origin\n  - hostname: b.c\n    service: <ORIGIN>\n  - service: http_status:404\n"),

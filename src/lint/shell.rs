@@ -100,7 +100,7 @@ const SWITCHES: &[&str] =
     &["--private-dns-enabled", "--dry-run", "--debug", "--caching-disabled", "--update-config"];
 
 /// `>`, `2>`, `>>file`.
-fn is_redirection(word: &str) -> bool {
+pub(super) fn is_redirection(word: &str) -> bool {
     word.trim_start_matches(|c: char| c.is_ascii_digit()).starts_with('>')
 }
 

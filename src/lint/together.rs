@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::Read;
 use super::report::{Report, Rule, shown};
-use super::shell::Command;
+use super::shell::{Command, is_redirection};
 
 /// How a set-up says that there is an Access application: the API, Terraform, Pulumi, and people.
 const ACCESS: &[&str] = &[
@@ -117,11 +117,17 @@ impl Together<'_, '_> {
 
     /// The hostnames that cloudflared is told to route.
     fn routed(&self) -> HashSet<&str> {
-        let routes = self
-            .commands()
-            .filter(|command| command.is("cloudflared", &["tunnel", "route", "dns"]));
-        routes.filter_map(|command| command.words.last()).map(|word| word.text.as_str()).collect()
+        let is_route = |command: &&Command| command.is("cloudflared", &["tunnel", "route", "dns"]);
+        self.commands().filter(is_route).flat_map(hostnames).collect()
     }
+}
+
+/// What comes after the tunnel. That may be more, where an option has a value, or a comment goes on.
+fn hostnames(route: &Command) -> impl Iterator<Item = &str> {
+    let words = route.words.iter().map(|word| word.text.as_str());
+    let arguments = words.skip_while(|word| *word != "dns").skip(1);
+    let arguments = arguments.take_while(|word| !is_redirection(word));
+    arguments.filter(|word| !word.starts_with('-')).skip(1)
 }
 
 const ROUTE: &str = "cloudflared tunnel route dns TUNNEL HOSTNAME";
