@@ -6,17 +6,22 @@ use super::Read;
 use super::report::{Report, Rule, shown};
 use super::shell::{Command, is_redirection};
 
-/// How a set-up says that there is an Access application: the API, Terraform, Pulumi, and people.
+/// How a set-up says that there is an Access application: the API, Terraform, Pulumi, the dashboard's steps,
+/// and people. `Access → Applications` and `**Access** application` are the same words.
 const ACCESS: &[&str] = &[
-    "access/apps",
+    " access apps ",
     "self_hosted",
     "access_application",
     "accessapplication",
-    "access application",
-    "access app ",
-    "access app,",
-    "self-hosted application",
-    "self-hosted app",
+    " access application",
+    " access controls application",
+    " access app ",
+    " access app.",
+    " application self hosted ",
+    " self hosted app",
+    " action service auth ",
+    " policy service auth ",
+    " service auth policy ",
 ];
 
 /// Where a DNS record that is made without cloudflared points to.
@@ -107,10 +112,13 @@ impl Together<'_, '_> {
         }
     }
 
-    /// Whether any of these words is somewhere.
+    /// Whether any of these words is somewhere. Signs between words are a space, but for the ends of sentences.
     fn says(&self, words: &[&str]) -> bool {
+        let is_kept = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | ';');
         self.read.iter().any(|read| {
             let text = read.part.text().to_ascii_lowercase();
+            let apart = text.split(|c| !is_kept(c)).filter(|word| !word.is_empty());
+            let text = apart.fold(String::from(" "), |text, word| text + word + " ");
             words.iter().any(|words| text.contains(words))
         })
     }
