@@ -110,6 +110,8 @@ const PLANTED: &[Case] = &[
     ("worker.ts", "// env.HYPERDRIVE.query(\nconst x = await env.HYPERDRIVE!\n  .prepare(\"a\");\n", &[("worker-query", 3)]),
     ("worker.js", "import { createConnection } from 'mysql2/promise';\nconst c = await createConnection({\n host: env.HYPERDRIVE.host, disableEval: false });\n", &[("worker-disable-eval", 2)]),
     ("worker.js", "import m from 'mysql2/promise';\nconst c = await m.createConnection({ host: env.HYPERDRIVE.host, disableEval: true,\n multipleStatements: true });\nawait c.execute('SELECT ?', [1]);\n", &[("worker-multiple-statements", 3), ("worker-execute", 4)]),
+    ("worker.ts", "const a = await env.HYPERDRIVE.query<Row[]>(\"a\");\nconst b = await c.env?.[\"HYPERDRIVE\"].query('b');\nenv['HYPERDRIVE']!.batch<Map<string, () => void>>(x);\n", &[("worker-query", 1), ("worker-query", 2), ("worker-query", 3)]),
+    ("worker.ts", "import m from 'mysql2/promise';\nasync function list(connection: m.Connection) {\n await connection.execute<RowDataPacket[]>('a');\n}\nconst db: m.Pool | undefined = m.createPool({ host: env.HYPERDRIVE.host, disableEval: true });\nawait db!.execute('b');\nconst c = await db.getConnection();\nc.execute('c');\nthis.sql ??= m.createPool(x);\nthis.sql.execute('d');\ndb.promise().execute('e');\n", &[("worker-execute", 3), ("worker-execute", 6), ("worker-execute", 8), ("worker-execute", 10), ("worker-execute", 11)]),
     ("index.ts", "new cloudflare.HyperdriveConfig(\"x\", { origin: {\n  host: \"gateway01-privatelink.us-east-1.prod.aws.tidbcloud.com\", port: 4000 } });\n", &[("hyperdrive-origin", 2)]),
 ];
 
@@ -174,6 +176,10 @@ const CLEAN: &[(&str, &str)] = &[
     ("set-up.sh", "# Security group of the VPC endpoint: HTTP only from the office.\n# The VPC endpoint service's group: HTTP only.\n# HTTP only inside the VPC.\n"),
     ("package.json", "{\"name\": [}"),
     ("worker.js", "const s = 'env.HYPERDRIVE.query(';\nclient.query(env.HYPERDRIVE.connectionString);\nenv.DB.prepare('x');\n"),
+    ("worker.js", "import m from 'mysql2/promise';\nconst c = await m.createConnection({ host: env.HYPERDRIVE.host, \"disableEval\": true });\n"),
+    ("worker.js", "import m from 'mysql2/promise';\nconst c = await m.createConnection({ host: env.HYPERDRIVE.host, disableEval: isWorker });\nconst d = await m.createConnection({ host: env.HYPERDRIVE.host, disableEval });\n"),
+    ("worker.js", "import m from 'mysql2/promise';\nconst HYPERDRIVE = await m.createConnection({ host: env.HYPERDRIVE.host, disableEval: true });\nHYPERDRIVE.query('x');\nHYPERDRIVE < b > (c);\ncmd.execute();\ncommand().execute();\nconst run = () => m.createPool(x);\nrun.execute();\n"),
+    ("worker.js", "process.env.HYPERDRIVE.query('x');\nimport.meta.env.HYPERDRIVE.query('x');\nenv.HYPERDRIVE.query < a;\n"),
     ("worker.js", "import { createConnection } from 'mysql2/promise';\ncreateConnection({ host: env.OTHER });\nx.execute();\n"),
     ("worker.js", "import { drizzle } from 'drizzle-orm/mysql2';\nimport { createConnection } from 'mysql2';\ncreateConnection({ host: env.HYPERDRIVE.host, disableEval: true });\ndb.execute(sql`x`);\n"),
     ("worker.js", "import { Kysely, MysqlDialect } from 'kysely';\nimport { createPool } from 'mysql2';\ncreatePool({ host: env.HYPERDRIVE.host, disableEval: true });\ndb.selectFrom('x').execute();\n"),
@@ -212,7 +218,12 @@ fn files_are_looked_at_together() {
         "wrangler.toml",
         "compatibility_flags = ['nodejs_compat']\n[[hyperdrive]]\nbinding = 'DATABASE'\nid = '1'\n",
     );
-    assert_eq!(rules(&[named, worker]), ["worker-query"]);
+    assert_eq!(rules(&[named.clone(), worker]), ["worker-query"]);
+    // What has the same name is something else.
+    let driver = "import mysql from 'mysql2/promise';\n\
+                  const DATABASE = await mysql.createConnection({ ...options(env.DATABASE), disableEval: true });\n\
+                  DATABASE.query('x');\nprocess.env.DATABASE.query('x');";
+    assert_eq!(rules(&[named, Source::new("worker.js", driver)]), [""; 0]);
 }
 
 #[test]
