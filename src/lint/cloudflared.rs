@@ -154,7 +154,8 @@ fn bad_service(service: &str) -> Option<(&'static str, String)> {
         return Some((wrong, format!("tcp://{}", place(service).unwrap_or(EXAMPLE))));
     };
     let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let has_path = rest[host.len()..].starts_with('/') && !shell::is_open(host);
+    let is_open = !host.is_empty() && shell::is_open(host);
+    let has_path = rest[host.len()..].starts_with('/') && !is_open;
     let port = host.rsplit_once(':').map_or("", |(_, port)| port);
     let (wrong, instead) = match scheme {
         "mysql" | "mysqls" | "tidb" | "mariadb" => {
@@ -170,7 +171,7 @@ fn bad_service(service: &str) -> Option<(&'static str, String)> {
             let instead = place(rest).map(|place| format!("{scheme}://{place}"));
             return Some((wrong, instead.unwrap_or_else(|| "SCHEME://HOST:PORT".into())));
         }
-        "tcp" if port.is_empty() || port.contains(']') => {
+        "tcp" if (port.is_empty() || port.contains(']')) && !is_open => {
             let wrong = "has no port: cloudflared takes 7864 then";
             (wrong, place(rest).map_or(EXAMPLE.into(), |host| format!("{host}:4000")))
         }

@@ -85,7 +85,7 @@ impl<'s> Read<'s> {
     }
 }
 
-/// What cannot be read is a finding.
+/// What cannot be read is a finding, unless it is not yet what will be read.
 fn keep(
     part: &Part<'_>,
     tree: Result<tree::Node, tree::Unreadable>,
@@ -93,6 +93,7 @@ fn keep(
 ) -> Option<tree::Node> {
     match tree {
         Ok(tree) => Some(tree),
+        Err(_) if part.is_template => None,
         Err(error) => {
             let wrong = format!("it is not {}: {}", error.format, error.message);
             report.add(part.file, error.line, Rule::Syntax, wrong, "what its program can read");

@@ -120,9 +120,29 @@ pub(super) fn is_open(value: &str) -> bool {
         || value.contains("...")
 }
 
+/// What a command is given after its line, `<<END`.
+pub(super) struct Heredoc {
+    /// The words of that line.
+    pub words: Vec<String>,
+    pub text: String,
+    /// The number of its own first line.
+    pub first: usize,
+    /// Whether the shell fills in what begins with `$`.
+    pub is_template: bool,
+}
+
 /// The commands of a script.
 pub(super) fn commands(text: &str, first: usize) -> Vec<Command> {
-    let mut commands = Vec::new();
+    read(text, first).0
+}
+
+/// What its commands are given.
+pub(super) fn heredocs(text: &str, first: usize) -> Vec<Heredoc> {
+    read(text, first).1
+}
+
+fn read(text: &str, first: usize) -> (Vec<Command>, Vec<Heredoc>) {
+    let (mut commands, mut heredocs) = (Vec::new(), Vec::new());
     let mut wasted = 0;
     let mut lines = text.lines().enumerate().peekable();
     while let Some((number, line)) = lines.next() {
@@ -142,14 +162,41 @@ pub(super) fn commands(text: &str, first: usize) -> Vec<Command> {
             let _ = lines.by_ref().take(taken).count();
         } else {
             wasted += taken;
+            whole.truncate(line.len());
             reader = Reader::read(line, first + number);
         }
-        if let Some(end) = reader.heredoc {
-            let _ = lines.by_ref().take_while(|(_, line)| line.trim() != end).count();
+        if let Some(end) = &reader.heredoc {
+            let first = lines.peek().map_or(first, |(number, _)| first + number);
+            let body = lines.by_ref().map(|(_, line)| line).take_while(|line| line.trim() != end);
+            heredocs.push(Heredoc::new(&reader, &whole, end, body, first));
         }
         commands.append(&mut reader.commands);
     }
-    commands
+    (commands, heredocs)
+}
+
+impl Heredoc {
+    fn new<'t>(
+        reader: &Reader<'_>,
+        command: &str,
+        end: &str,
+        body: impl Iterator<Item = &'t str>,
+        first: usize,
+    ) -> Self {
+        let words = reader.commands.iter().flat_map(|command| &command.words);
+        let words = words.map(|word| word.text.clone()).collect();
+        // `<<-` takes tabs away, and nothing that is looked at here needs them.
+        let text =
+            body.fold(String::new(), |text, line| text + line.trim_start_matches('\t') + "\n");
+        let is_quoted =
+            ['\'', '"', '\\'].iter().any(|quote| command.contains(&format!("{quote}{end}")));
+        if is_quoted {
+            return Self { words, text, first, is_template: false };
+        }
+        let is_template = text.replace("\\$", "").contains('$');
+        let text = text.replace("\\$", "$").replace("\\`", "`").replace("\\\\", "\\");
+        Self { words, text, first, is_template }
+    }
 }
 
 /// Lines that a command may take.
@@ -219,6 +266,13 @@ impl<'t> Reader<'t> {
                     self.line += 1;
                 }
                 ';' | '&' | '|' | '(' | ')' => self.end_command(),
+                // `>file<<END`
+                '<' if self.chars.peek() == Some(&'<')
+                    && self.word.as_ref().is_some_and(|word| word.text.contains('>')) =>
+                {
+                    self.end_word();
+                    self.push('<');
+                }
                 c if c.is_whitespace() => self.end_word(),
                 c => self.push(c),
             }
@@ -356,6 +410,7 @@ mod tests {
             words("cat <<'EOF' > f\nwrangler x\nEOF\nb"),
             [vec!["cat", ">", "f"], vec!["b"]]
         );
+        assert_eq!(words("cat >f<<EOF\nwrangler x\nEOF\nb"), [vec!["cat", ">f"], vec!["b"]]);
         assert_eq!(words("a $(b\nc"), [vec!["b"], vec!["a", "$"], vec!["c"]]);
         assert!(words(") ) \\").is_empty());
     }

@@ -1,10 +1,13 @@
 //! Files, and the parts of one kind that they are made of.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read};
 
 use thiserror::Error;
+
+use super::shell::{self, Heredoc, is_redirection};
 
 /// More is no file of a set-up.
 const LARGEST: u64 = 1 << 20;
@@ -62,10 +65,16 @@ pub(super) struct Part<'s> {
     pub kind: Kind,
     /// The number of its first line.
     pub first: usize,
+    /// Whether something is filled in before it is what its kind says.
+    pub is_template: bool,
     text: Cow<'s, str>,
 }
 
-impl Part<'_> {
+impl<'s> Part<'s> {
+    fn new(file: &'s str, kind: Kind, first: usize, text: impl Into<Cow<'s, str>>) -> Self {
+        Self { file, kind, first, is_template: false, text: text.into() }
+    }
+
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -151,13 +160,66 @@ impl Kind {
     }
 }
 
-/// A file's parts: of Markdown its blocks of code, and what is left.
+/// A file's parts: of Markdown its blocks of code, and what is left; of a script what it writes to files, too.
 pub(super) fn parts(source: &Source) -> Vec<Part<'_>> {
     let (file, text) = (source.name.as_str(), source.text.as_str());
-    match source.kind {
-        Form::All(kind) => vec![Part { file, kind, first: 1, text: text.into() }],
+    let mut parts = match source.kind {
+        Form::All(kind) => vec![Part::new(file, kind, 1, text)],
         Form::Markdown => blocks(file, text),
+    };
+    let scripts = parts.iter().filter(|part| part.kind == Kind::Shell);
+    let inner: Vec<_> = scripts.flat_map(written).collect();
+    parts.extend(inner);
+    parts
+}
+
+/// `cat > config.yml <<END`, and an ingress that goes to a file of any name.
+fn written<'s>(script: &Part<'s>) -> Vec<Part<'s>> {
+    let heredocs = shell::heredocs(script.text(), script.first);
+    if heredocs.is_empty() {
+        return Vec::new();
     }
+    let appended = appended(script.text());
+    let part = |heredoc: Heredoc| {
+        let extension = |word: &String| Some(word.rsplit_once('.')?.1.to_ascii_lowercase());
+        let mut kinds = heredoc.words.iter().filter_map(|word| Kind::of(&extension(word)?));
+        let named = kinds.find(|kind| *kind != Kind::Shell);
+        let is_written = heredoc.words.iter().any(|word| word == "tee" || is_redirection(word));
+        let kind = match named {
+            Some(kind) => kind,
+            None if is_written && has_ingress(&heredoc.text) => Kind::Yaml,
+            None => return None,
+        };
+        // What a shell fills in may be lines, and what is appended may be the rest.
+        let is_part_of_it = heredoc.is_template
+            && heredoc.text.lines().any(|line| line.trim_start().starts_with(['$', '`']))
+            || heredoc.words.iter().any(|word| appended.contains(base(word)));
+        let Heredoc { text, first, is_template, .. } = heredoc;
+        let part = Part { is_template, ..Part::new(script.file, kind, first, text) };
+        (!is_part_of_it).then_some(part)
+    };
+    heredocs.into_iter().filter_map(part).collect()
+}
+
+/// What a script appends to.
+fn appended(script: &str) -> HashSet<&str> {
+    let marks = [">>", "tee -a ", "tee --append "];
+    let after = |line| marks.iter().filter_map(move |mark| Some(str::split_once(line, mark)?.1));
+    let words = script.lines().flat_map(after).filter_map(|rest| {
+        let mut words = rest.split([' ', '<', '|', '&', ';', ')']);
+        words.find(|word| !word.is_empty())
+    });
+    words.map(base).filter(|name| !name.is_empty()).collect()
+}
+
+/// A file's name, as a command has it.
+fn base(word: &str) -> &str {
+    let word = word.trim_matches(['"', '\'']);
+    word.rsplit(['/', '>']).next().unwrap_or(word)
+}
+
+fn has_ingress(text: &str) -> bool {
+    text.lines().any(|line| line.starts_with("ingress:"))
 }
 
 struct Fence<'t> {
@@ -200,17 +262,16 @@ fn blocks<'s>(file: &'s str, text: &'s str) -> Vec<Part<'s>> {
     }
     // One that nobody closes goes to the end.
     parts.extend(open.map(|fence| fence.part(file)));
-    parts.push(Part { file, kind: Kind::Prose, first: 1, text: prose.into() });
+    parts.push(Part::new(file, Kind::Prose, 1, prose));
     parts
 }
 
 impl Fence<'_> {
     fn part(self, file: &str) -> Part<'_> {
-        let sniffed = match self.text.lines().any(|line| line.starts_with("ingress:")) {
+        let sniffed = match has_ingress(&self.text) && !self.text.contains("<<") {
             true => Kind::Yaml,
             false => Kind::Shell,
         };
-        let kind = self.kind.unwrap_or(sniffed);
-        Part { file, kind, first: self.first, text: self.text.into() }
+        Part::new(file, self.kind.unwrap_or(sniffed), self.first, self.text)
     }
 }

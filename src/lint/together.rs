@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::Read;
 use super::report::{Report, Rule, shown};
-use super::shell::{Command, is_redirection};
+use super::shell::{Command, is_open, is_redirection};
 
 /// How a set-up says that there is an Access application: the API, Terraform, Pulumi, the dashboard's steps,
 /// and people. `Access → Applications` and `**Access** application` are the same words.
@@ -93,7 +93,9 @@ impl Together<'_, '_> {
             self.says(CNAME) || routed.iter().any(|name| name.contains(['$', '<']));
         for read in self.read {
             for (hostname, line) in read.ingress.iter().flat_map(|ingress| ingress.tcp()) {
-                let has_route = is_routed_somehow || routed.contains(hostname);
+                let has_route = is_routed_somehow
+                    || routed.contains(hostname)
+                    || is_open(hostname) && !routed.is_empty();
                 let (what, instead) = match (has_route, has_access) {
                     (true, true) => continue,
                     (false, true) => ("no DNS route", ROUTE.to_owned()),

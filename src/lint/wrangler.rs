@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use super::Read;
 use super::report::{Report, Rule};
+use super::shell::is_open;
 use super::source::Part;
 use super::tree::Node;
 
@@ -74,7 +75,7 @@ pub(super) fn lint(part: &Part<'_>, tree: &Node, report: &mut Report) {
             add(hyperdrive.line, Rule::WranglerNodejsCompat, wrong, instead);
         }
         if let Some(date) = inherited("compatibility_date")
-            && date.text().is_some_and(|text| text < NODE)
+            && date.text().is_some_and(|text| text < NODE && !is_open(text))
             && !has("nodejs_compat_v2")
         {
             let wrong = "before 2024-09-23 nodejs_compat lacks modules that mysql2 imports";
