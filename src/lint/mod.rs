@@ -10,6 +10,7 @@ mod cloudflared;
 mod commands;
 mod dsn;
 mod report;
+mod script;
 mod shell;
 mod source;
 mod together;
@@ -62,8 +63,8 @@ struct Read<'s> {
 impl<'s> Read<'s> {
     fn new(part: &'s Part<'s>, report: &mut Report) -> Self {
         let commands = match part.kind {
-            Kind::Shell => shell::commands(part.text(), part.first),
-            Kind::Yaml | Kind::Toml => shell::commented(part.text(), part.first),
+            Kind::Shell => script::commands(part.text(), part.first),
+            Kind::Yaml | Kind::Toml => script::commented(part.text(), part.first),
             Kind::Json | Kind::Worker | Kind::Dsn | Kind::Prose => Vec::new(),
         };
         let mut read = Self { part, commands, ingress: None, wrangler: None, script: None };

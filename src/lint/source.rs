@@ -7,7 +7,8 @@ use std::io::{self, Read};
 
 use thiserror::Error;
 
-use super::shell::{self, Heredoc, is_redirection};
+use super::script::{self, Heredoc};
+use super::shell::is_redirection;
 
 /// More is no file of a set-up.
 const LARGEST: u64 = 1 << 20;
@@ -175,7 +176,7 @@ pub(super) fn parts(source: &Source) -> Vec<Part<'_>> {
 
 /// `cat > config.yml <<END`, and an ingress that goes to a file of any name.
 fn written<'s>(script: &Part<'s>) -> Vec<Part<'s>> {
-    let heredocs = shell::heredocs(script.text(), script.first);
+    let heredocs = script::heredocs(script.text(), script.first);
     if heredocs.is_empty() {
         return Vec::new();
     }
