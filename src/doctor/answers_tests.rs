@@ -123,7 +123,7 @@ fn server(last: u8) -> std::net::SocketAddr {
 
 fn ok(addresses: &[&str]) -> Result<Answer, LookupError> {
     let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
-    Ok(Answer { addresses, ttl: Duration::from_secs(60), missing: None })
+    Ok(Answer { addresses, ttl: Duration::from_secs(60), missing: None, is_absolute: true })
 }
 
 fn none() -> Result<Answer, LookupError> {

@@ -30,7 +30,8 @@ impl Upstream {
         let resolver = Resolver::new(&self.nameservers, &self.config.gateway.host);
         let mut retry = FIRST_RETRY;
         loop {
-            let result = resolver.lookup().await.and_then(|answer| self.guard(answer));
+            let absolute = self.known.borrow().is_absolute;
+            let result = resolver.lookup(absolute).await.and_then(|answer| self.guard(answer));
             self.metrics.looked_up(match &result {
                 Ok(Answer { missing: None, .. }) => "ok",
                 Ok(_) => "partial",
@@ -137,6 +138,7 @@ impl Upstream {
             known.valid_until = Some(Instant::now() + ttl);
             known.error = None;
             known.missing = missing;
+            known.is_absolute |= answer.is_absolute;
         });
         ttl - ttl / 10
     }

@@ -52,6 +52,7 @@ fn answer(ips: &[&str], missing: Option<Family>) -> Answer {
         addresses: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
         ttl: Duration::from_secs(120),
         missing,
+        is_absolute: true,
     }
 }
 

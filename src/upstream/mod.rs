@@ -47,7 +47,7 @@ pub use resolver::{Answer, Family, Heard, LookupError, ask_each};
 
 /// What the bridge finds for a name now: in the hosts file, or by its DNS servers (empty: the system's).
 pub async fn look_up(nameservers: &[SocketAddr], host: &str) -> Result<Answer, LookupError> {
-    Resolver::new(nameservers, host).lookup().await
+    Resolver::new(nameservers, host).lookup(false).await
 }
 
 /// The addresses of a host now, without a guard; an address is its own.
@@ -85,6 +85,8 @@ struct Known {
     error: Option<String>,
     /// The family that could not be asked in the last answer, and in how many in a row.
     missing: Option<(Family, u32)>,
+    /// DNS has had the name as it is: no search domain may stand in for it from then on.
+    is_absolute: bool,
 }
 
 /// An upstream connection in hand.
@@ -202,6 +204,7 @@ impl Upstream {
             self.known.send_modify(|own| {
                 own.endpoints.clone_from(&known.endpoints);
                 own.valid_until = known.valid_until;
+                own.is_absolute = known.is_absolute;
             });
         } else {
             vanished.extend(known.endpoints.iter().cloned());

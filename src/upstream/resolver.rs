@@ -1,22 +1,25 @@
 //! Asks DNS for a gateway's addresses.
 //!
-//! hickory does the asking: search domains, the hosts file, CNAME chains, truncation. Which of several
-//! servers is asked when is decided here, and how long an answer holds by [`super::Upstream`]: its
-//! cache is off.
+//! hickory does the asking: CNAME chains, truncation. Which of several servers is asked when, and for
+//! which names, is decided here, and how long an answer holds by [`super::Upstream`]: its cache is off.
+//!
+//! The hosts file goes first, and what it has of a name is all there is. Search domains are gone through
+//! as glibc does, for both address types together, and only as long as the servers say that there is
+//! nothing: a failure of theirs says nothing of the name, so it must not lead to another one.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::panic::resume_unwind;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
-use hickory_resolver::proto::op::ResponseCode;
-use hickory_resolver::proto::rr::{RData, RecordType};
+use hickory_resolver::proto::op::{Query, ResponseCode};
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::system_conf::read_system_conf;
+use hickory_resolver::{Hosts, TokioResolver};
 use thiserror::Error;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -40,9 +43,15 @@ pub struct Answer {
     pub ttl: Duration,
     /// The family that could not be asked: it may have addresses all the same.
     pub missing: Option<Family>,
+    /// DNS has them under the name as it is, without a search domain.
+    pub is_absolute: bool,
 }
 
 impl Answer {
+    fn none_yet() -> Self {
+        Self { addresses: Vec::new(), ttl: Duration::MAX, missing: None, is_absolute: false }
+    }
+
     fn add(&mut self, lookup: &Lookup) {
         let known = self.addresses.len();
         for record in lookup.answers() {
@@ -171,12 +180,13 @@ pub struct Heard {
 /// of the system if `nameservers` is empty.
 pub async fn ask_each(nameservers: &[SocketAddr], host: &str) -> Result<Vec<Heard>, LookupError> {
     let resolver = Resolver::new(nameservers, host);
+    let Way { names, servers } = resolver.way()?;
     let mut heard = Vec::new();
-    for (server, alone) in resolver.servers(ResolveHosts::Never)? {
-        let host = host.to_owned();
+    for (server, alone) in servers {
+        let (host, names) = (host.to_owned(), names.clone());
         let began = Instant::now();
         let asked = tokio::spawn(async move {
-            let said = ask(&[alone], &host).await;
+            let said = search(&[alone], &names, &host).await;
             (began.elapsed(), said)
         });
         heard.push((server, began, asked));
@@ -205,27 +215,34 @@ impl Resolver {
         Self { nameservers: nameservers.to_vec(), host: host.to_owned() }
     }
 
-    /// The bridge's own way to ask: the hosts file, then the servers.
+    /// The bridge's own way to ask: the hosts file, then the servers. Once the name has been found as it
+    /// is, it is `absolute`: no search domain may stand in for it.
     ///
     /// A panic is an error like others: the look-ups must go on as long as the bridge does.
-    pub async fn lookup(&self) -> Result<Answer, LookupError> {
+    pub async fn lookup(&self, absolute: bool) -> Result<Answer, LookupError> {
         let resolver = self.clone();
-        let asked = tokio::spawn(async move { resolver.ask().await });
+        let asked = tokio::spawn(async move { resolver.ask(absolute).await });
         asked.await.unwrap_or_else(|_| Err(LookupError::Panicked(self.host.clone())))
     }
 
-    async fn ask(&self) -> Result<Answer, LookupError> {
-        let servers = self.servers(ResolveHosts::Auto)?;
+    async fn ask(&self, absolute: bool) -> Result<Answer, LookupError> {
+        if let Some(answer) = in_hosts_file(&self.name()?) {
+            return Ok(answer);
+        }
+        let Way { mut names, servers } = self.way()?;
+        names.retain(|(_, is_absolute)| *is_absolute || !absolute);
         let servers: Vec<_> = servers.into_iter().map(|(_, server)| server).collect();
-        ask(&servers, &self.host).await
+        search(&servers, &names, &self.host).await
     }
 
-    /// A resolver for each DNS server, in the order to ask them. They last for one look-up: built
-    /// anew, they see a change of `/etc/resolv.conf` or of the hosts file.
-    fn servers(
-        &self,
-        hosts: ResolveHosts,
-    ) -> Result<Vec<(SocketAddr, TokioResolver)>, LookupError> {
+    fn name(&self) -> Result<Name, LookupError> {
+        Name::from_utf8(&self.host)
+            .map_err(|error| LookupError::Failed(self.host.clone(), error.into()))
+    }
+
+    /// What is asked, and a resolver for each DNS server. They last for one look-up: built anew, they
+    /// see a change of `/etc/resolv.conf`.
+    fn way(&self) -> Result<Way, LookupError> {
         let (config, mut options) = match self.nameservers.as_slice() {
             [] => read_system_conf().map_err(LookupError::System)?,
             servers => {
@@ -239,28 +256,85 @@ impl Resolver {
         // What failed is asked for again by the next server, and by the next look-up.
         options.attempts = 0;
         options.cache_size = 0;
-        options.use_hosts_file = hosts;
+        options.use_hosts_file = ResolveHosts::Never;
         let (domain, search, servers) = config.into_parts();
+        // As glibc has it: the domain of this host is only searched where there is no list.
+        let domains = if search.is_empty() { domain.as_slice() } else { &search };
+        let names = candidates(&self.name()?, domains, options.ndots);
         let alone = |server: NameServerConfig| {
             let port = server.connections.first().map_or(53, |connection| connection.port);
             let address = SocketAddr::new(server.ip, port);
-            let config = ResolverConfig::from_parts(domain.clone(), search.clone(), vec![server]);
+            let config = ResolverConfig::from_name_servers(vec![server]);
             TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
                 .with_options(options.clone())
                 .build()
                 .map(|resolver| (address, resolver))
                 .map_err(LookupError::System)
         };
-        servers.into_iter().map(alone).collect()
+        let servers = servers.into_iter().map(alone).collect::<Result<_, _>>()?;
+        Ok(Way { names, servers })
     }
 }
 
+/// How a name is looked up.
+struct Way {
+    /// The names that it may stand for, in the order to ask for them; whether it is the name as it is.
+    names: Vec<(Name, bool)>,
+    /// In the order to ask them.
+    servers: Vec<(SocketAddr, TokioResolver)>,
+}
+
+/// What `name` may stand for: itself, and it under each of the `domains`. With `ndots` dots it is more
+/// likely to be whole, and goes first.
+fn candidates(name: &Name, domains: &[Name], ndots: usize) -> Vec<(Name, bool)> {
+    let mut whole = name.clone();
+    whole.set_fqdn(true);
+    if name.is_fqdn() {
+        return vec![(whole, true)];
+    }
+    // One that gets too long by it is none.
+    let under = |domain| name.clone().append_domain(domain).ok().map(|name| (name, false));
+    let mut names: Vec<_> = domains.iter().filter_map(under).collect();
+    let is_first = usize::from(name.num_labels()) > ndots || name.is_localhost();
+    names.insert(if is_first { 0 } else { names.len() }, (whole, true));
+    names
+}
+
+fn in_hosts_file(name: &Name) -> Option<Answer> {
+    let hosts = Hosts::from_system().unwrap_or_default();
+    let mut answer = Answer::none_yet();
+    for kind in [RecordType::A, RecordType::AAAA] {
+        if let Some(found) = hosts.lookup_static_host(&Query::query(name.clone(), kind)) {
+            answer.add(&found);
+        }
+    }
+    (!answer.addresses.is_empty()).then_some(answer)
+}
+
+/// Asks for each of the `names` until one has addresses, or the servers have failed.
+async fn search(
+    servers: &[TokioResolver],
+    names: &[(Name, bool)],
+    host: &str,
+) -> Result<Answer, LookupError> {
+    let mut none = LookupError::NoSuchName(host.to_owned());
+    for (name, is_absolute) in names {
+        match ask(servers, name, host).await {
+            Ok(answer) => return Ok(Answer { is_absolute: *is_absolute, ..answer }),
+            Err(LookupError::NoSuchName(_)) => {}
+            Err(error @ LookupError::NoAddress(_)) => none = error,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(none)
+}
+
 /// Asks for A and AAAA at once; one of them is enough.
-async fn ask(servers: &[TokioResolver], host: &str) -> Result<Answer, LookupError> {
-    let v4 = first_answer(servers, host, RecordType::A);
-    let v6 = first_answer(servers, host, RecordType::AAAA);
+async fn ask(servers: &[TokioResolver], name: &Name, host: &str) -> Result<Answer, LookupError> {
+    let v4 = first_answer(servers, name, RecordType::A);
+    let v6 = first_answer(servers, name, RecordType::AAAA);
     let (v4, v6) = both(v4, v6).await;
-    let mut answer = Answer { addresses: Vec::new(), ttl: Duration::MAX, missing: None };
+    let mut answer = Answer::none_yet();
     let mut none = None;
     let mut failed = None;
     for (family, lookup) in [(Family::V4, v4), (Family::V6, v6)] {
@@ -290,7 +364,7 @@ async fn ask(servers: &[TokioResolver], host: &str) -> Result<Answer, LookupErro
 /// of them for the answer of all.
 async fn first_answer(
     servers: &[TokioResolver],
-    host: &str,
+    name: &Name,
     kind: RecordType,
 ) -> Result<Lookup, NetError> {
     let mut waiting = servers.iter().enumerate();
@@ -298,8 +372,8 @@ async fn first_answer(
     let mut failures = Vec::new();
     loop {
         if let Some((rank, server)) = waiting.next() {
-            let (server, host) = (server.clone(), host.to_owned());
-            asked.spawn(async move { (rank, server.lookup(host, kind).await) });
+            let (server, name) = (server.clone(), name.clone());
+            asked.spawn(async move { (rank, server.lookup(name, kind).await) });
         }
         let patience = if waiting.len() > 0 { NEXT_SERVER } else { Duration::MAX };
         match timeout(patience, asked.join_next()).await {
