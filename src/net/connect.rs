@@ -46,7 +46,9 @@ impl ConnectError {
             Self::Timeout(_) => "timeout",
             Self::Connect(error) => match error.kind() {
                 io::ErrorKind::ConnectionRefused => "refused",
-                io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => "unreachable",
+                io::ErrorKind::HostUnreachable
+                | io::ErrorKind::NetworkUnreachable
+                | io::ErrorKind::AddrNotAvailable => "unreachable",
                 io::ErrorKind::TimedOut => "timeout",
                 io::ErrorKind::ConnectionReset => "reset",
                 _ => "error",
@@ -70,7 +72,7 @@ pub async fn connect(
     let stream = timeout(within, TcpStream::connect(address))
         .await
         .map_err(|_| ConnectError::Timeout(within))?
-        .map_err(|error| match is_local(&error) {
+        .map_err(|error| match is_local(&error, address) {
             true => ConnectError::Local(error),
             false => ConnectError::Connect(error),
         })?;
@@ -78,10 +80,14 @@ pub async fn connect(
     Ok(stream)
 }
 
-fn is_local(error: &io::Error) -> bool {
-    // EADDRNOTAVAIL from connect(2): all local ports towards that address are taken.
-    let local = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::EADDRNOTAVAIL];
-    error.raw_os_error().is_some_and(|code| local.contains(&code))
+fn is_local(error: &io::Error, address: SocketAddr) -> bool {
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => true,
+        // From connect(2): all local ports towards that address are taken. Over IPv6 rather that this
+        // host has no address to connect from (`net.ipv6.conf.all.disable_ipv6`): no way there.
+        Some(libc::EADDRNOTAVAIL) => address.ip().to_canonical().is_ipv4(),
+        _ => false,
+    }
 }
 
 /// Without the digits that nobody asked for.
@@ -106,6 +112,23 @@ fn plain(error: &io::Error) -> String {
         io::ErrorKind::ConnectionReset => "connection reset".into(),
         io::ErrorKind::HostUnreachable => "no route to host".into(),
         io::ErrorKind::NetworkUnreachable => "network is unreachable".into(),
+        io::ErrorKind::AddrNotAvailable => "this host has no address to connect from".into(),
         _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_address_to_connect_from_is_a_lack_of_ports_over_ipv4_only() {
+        let error = io::Error::from_raw_os_error(libc::EADDRNOTAVAIL);
+        for (address, local) in
+            [("10.0.0.1:1", true), ("[::ffff:10.0.0.1]:1", true), ("[2600::1]:1", false)]
+        {
+            assert_eq!(is_local(&error, address.parse().unwrap()), local, "{address}");
+        }
+        assert_eq!(ConnectError::Connect(error).as_str(), "unreachable");
     }
 }

@@ -32,12 +32,13 @@ pub enum Unreachable {
 }
 
 impl Unreachable {
-    /// Whether the bridge itself is to blame: it lacks descriptors, ports or memory.
+    /// Whether the bridge itself is to blame, and nothing else: it lacks descriptors, ports or memory.
     pub fn is_local(&self) -> bool {
         match self {
             Self::Unresolved { .. } => false,
             Self::NoAnswer { failures, .. } => {
-                failures.iter().any(|(_, error)| matches!(error, ConnectError::Local(_)))
+                let is_local = |(_, error): &_| matches!(error, ConnectError::Local(_));
+                !failures.is_empty() && failures.iter().all(is_local)
             }
         }
     }
@@ -54,6 +55,27 @@ impl fmt::Display for Failures<'_> {
         match self.0.len().saturating_sub(NAMED_FAILURES) {
             0 => Ok(()),
             more => write!(f, "; and {more} more"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bridge_is_to_blame_if_it_failed_at_every_address() {
+        let local = || ConnectError::Local(std::io::ErrorKind::Other.into());
+        for (errors, is_local) in [
+            (vec![], false),
+            (vec![local()], true),
+            (vec![local(), ConnectError::Closed], false),
+            (vec![local(), local()], true),
+        ] {
+            let address: SocketAddr = "10.0.0.1:1".parse().unwrap();
+            let failures = errors.into_iter().map(|error| (address, error)).collect();
+            let error = Unreachable::NoAnswer { gateway: "gw:1".into(), failures };
+            assert_eq!(error.is_local(), is_local, "{error}");
         }
     }
 }
