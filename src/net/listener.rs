@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use tracing::{Level, warn};
 
 use super::address::Peer;
-use super::socket::configure;
+use super::socket::{configure, reconfigure};
 use super::spare;
 use super::stream::Stream;
 use super::unix::SocketFile;
@@ -63,7 +63,7 @@ pub fn try_bind(address: SocketAddr) -> io::Result<()> {
 
 /// Makes `count` handles of a socket that listens already.
 pub fn share(socket: &std::net::TcpListener, count: usize, tcp: &Tcp) -> io::Result<Vec<Socket>> {
-    configure(socket, tcp)?;
+    reconfigure(socket, tcp)?;
     socket.set_nonblocking(true)?;
     (0..count).map(|_| socket.try_clone().map(Socket::Tcp)).collect()
 }
@@ -186,7 +186,7 @@ impl Listener {
     pub fn configure(&mut self, tcp: &Tcp) -> io::Result<()> {
         self.congestion_control = tcp.congestion_control.clone();
         match &self.socket {
-            Serving::Tcp(socket) => configure(socket, tcp),
+            Serving::Tcp(socket) => reconfigure(socket, tcp),
             Serving::Unix(..) => Ok(()),
         }
     }
@@ -353,6 +353,25 @@ mod tests {
         assert_eq!(accepted.tcp_keepalive_interval().unwrap(), tcp.keepalive_interval);
         assert_eq!(accepted.tcp_keepalive_retries().unwrap(), tcp.keepalive_count);
         assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(tcp.user_timeout));
+    }
+
+    #[tokio::test]
+    async fn options_that_are_no_longer_wanted_are_the_kernels_again() {
+        let wanted = Tcp {
+            user_timeout: Duration::from_secs(7),
+            congestion_control: Some("reno".to_owned()),
+            ..tcp()
+        };
+        let (address, mut sockets) =
+            bind("127.0.0.1:0".parse().unwrap(), 1, &wanted, false).unwrap();
+        let mut listener = listener(sockets.remove(0), &wanted, false);
+        listener.configure(&tcp()).unwrap();
+        let client = std::net::TcpStream::connect(address).unwrap();
+        let accepted = listener.accept(b"").await;
+        let Accepted::Connection(accepted, _) = accepted else { panic!("{accepted:?}") };
+        let (accepted, client) = (SockRef::from(&accepted), SockRef::from(&client));
+        assert_eq!(accepted.tcp_user_timeout().unwrap(), client.tcp_user_timeout().unwrap());
+        assert_eq!(accepted.tcp_congestion().unwrap(), client.tcp_congestion().unwrap());
     }
 
     #[test]

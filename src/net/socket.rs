@@ -43,6 +43,26 @@ pub fn configure(socket: &impl AsFd, tcp: &Tcp) -> io::Result<()> {
     Ok(())
 }
 
+/// As [`configure`], for a socket that may have had other options before: what is not wanted is as the
+/// kernel has it.
+pub fn reconfigure(socket: &impl AsFd, tcp: &Tcp) -> io::Result<()> {
+    configure(socket, tcp)?;
+    let socket = SockRef::from(socket);
+    if tcp.user_timeout.is_zero() {
+        socket.set_tcp_user_timeout(None)?;
+    }
+    if tcp.congestion_control.is_none() {
+        let default =
+            Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?.tcp_congestion()?;
+        // One that was never set follows the kernel's default, one that was is what it was set to.
+        if socket.tcp_congestion()? != default {
+            let name = default.split(|byte| *byte == 0).next().unwrap_or_default();
+            socket.set_tcp_congestion(name)?;
+        }
+    }
+    Ok(())
+}
+
 /// Sets the silence after which the first keepalive probe is sent, and the time between two, in whole
 /// seconds. The latter counts after an answer as well.
 pub fn probe(socket: &impl AsFd, after: Duration, every: Duration) -> io::Result<()> {
