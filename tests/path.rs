@@ -302,6 +302,17 @@ fn a_client_whose_log_in_is_not_answered_is_told_1159() {
 }
 
 #[test]
+fn a_client_is_told_so_however_long_its_log_in_is() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let bridge = Bridge::to(server.local_addr().unwrap()).flags(&["--reply-timeout", "1s"]).start();
+    // Its connection attributes, a few thousand bytes with some drivers.
+    let words = frame(1, &[&login()[4..], &[b'a'; 5_000]].concat());
+    let (client, _greeter) = logging_in(&bridge, &server, &words);
+    let (heard, _) = read_to_the_end(&client);
+    assert_eq!(&heard[3..7], b"\x02\xff\x87\x04", "{}", String::from_utf8_lossy(&heard));
+}
+
+#[test]
 fn a_client_that_has_begun_tls_is_closed_without_a_word_of_ours() {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let bridge = Bridge::to(server.local_addr().unwrap()).flags(&["--reply-timeout", "1s"]).start();

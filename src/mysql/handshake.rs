@@ -185,15 +185,16 @@ pub(super) fn set_ssl(byte: &mut u8, is_set: bool) {
     *byte = if is_set { *byte | bit } else { *byte & !bit };
 }
 
-/// The sequence id of an answer to a client's first bytes, if one can be given in plain text: they
-/// are one whole HandshakeResponse and not the beginning of TLS.
-pub fn answer_sequence(first: &[u8]) -> Option<u8> {
+/// The sequence id of an answer to what a client has said, `length` bytes of which `first` are the
+/// beginning, if one can be given in plain text: it is one whole HandshakeResponse and not the beginning
+/// of TLS.
+pub fn answer_sequence(first: &[u8], length: usize) -> Option<u8> {
     let header = first.first_chunk::<HEADER_LEN>()?;
-    let length = payload_length(header);
+    let payload = payload_length(header);
     let capabilities = u32::from_le_bytes(first.get(HEADER_LEN..HEADER_LEN + 4)?.try_into().ok()?);
     // An SSLRequest is 32 bytes; a HandshakeResponse has at least a user name's NUL more.
-    let whole = first.len() == HEADER_LEN + length;
-    let plain = whole && length > 32 && capabilities & SSL == 0 && capabilities & PROTOCOL_41 != 0;
+    let whole = length == HEADER_LEN + payload;
+    let plain = whole && payload > 32 && capabilities & SSL == 0 && capabilities & PROTOCOL_41 != 0;
     plain.then(|| header[3].wrapping_add(1))
 }
 
@@ -222,7 +223,7 @@ mod tests {
         assert_eq!(usize::from(packet[0]), packet.len() - HEADER_LEN);
         assert_eq!(packet[3], 1);
         assert!(packet.ends_with(b"\0mysql_native_password\0"));
-        assert_eq!(answer_sequence(&packet), Some(2));
+        assert_eq!(answer_sequence(&packet, packet.len()), Some(2));
     }
 
     #[test]
@@ -250,14 +251,14 @@ mod tests {
     #[test]
     fn an_ssl_request_cannot_be_answered_in_plain_text() {
         let request = [b"\x20\0\0\x01\x00\x0a\0\0".as_slice(), &[0; 28]].concat();
-        assert_eq!(answer_sequence(&request), None);
+        assert_eq!(answer_sequence(&request, request.len()), None);
     }
 
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = Greeting::parse(&bytes);
-            let _ = answer_sequence(&bytes);
+            let _ = answer_sequence(&bytes, bytes.len());
         }
     }
 

@@ -135,7 +135,7 @@ async fn part(outcome: &Outcome, parting: Parting, reason: Reason) {
         drop(client);
         // It fails only by a panic, which the panic hook has told.
         let socket = upstream.into_socket();
-        let _ = outcome.proxy.upstream.take_leave(socket, opening.greeting).await;
+        let _ = outcome.proxy.upstream.take_leave(socket, opening.greeting.beginning).await;
         return;
     }
     let (code, message) = match reason {
@@ -147,7 +147,8 @@ async fn part(outcome: &Outcome, parting: Parting, reason: Reason) {
         Reason::Drain => (ErrorCode::Draining, SHUTTING_DOWN.to_owned()),
         _ => return,
     };
-    if let Some(sequence) = answer_sequence(&opening.answer) {
+    let answer = &opening.answer;
+    if let Some(sequence) = answer_sequence(&answer.beginning, answer.length) {
         drop(upstream);
         let packet = err(sequence, code, &format!("tidegate: {message}"));
         socket::last_word(&mut client, &packet).await;

@@ -30,13 +30,30 @@ pub struct Deadlines {
     pub reply: Duration,
 }
 
+/// What one side has said.
+#[derive(Debug, Default)]
+pub struct Heard {
+    /// The first 512 bytes of it.
+    pub beginning: Vec<u8>,
+    /// All of its bytes.
+    pub length: usize,
+}
+
+impl Heard {
+    pub(super) fn add(&mut self, chunk: &[u8]) {
+        self.length += chunk.len();
+        let room = KEPT.saturating_sub(self.beginning.len());
+        self.beginning.extend_from_slice(&chunk[..chunk.len().min(room)]);
+    }
+}
+
 /// A session in which not both sides have spoken yet.
 #[derive(Debug)]
 pub struct Opening {
-    /// What the server has said, up to 512 bytes: its greeting.
-    pub greeting: Vec<u8>,
-    /// What the client has said, up to 512 bytes.
-    pub answer: Vec<u8>,
+    /// What the server has said: its greeting.
+    pub greeting: Heard,
+    /// What the client has said.
+    pub answer: Heard,
     /// Since when.
     client_spoke: Option<Instant>,
     deadlines: Deadlines,
@@ -46,8 +63,8 @@ pub struct Opening {
 impl Opening {
     pub(super) fn new(deadlines: Deadlines) -> Self {
         Self {
-            greeting: Vec::new(),
-            answer: Vec::new(),
+            greeting: Heard::default(),
+            answer: Heard::default(),
             client_spoke: None,
             deadlines,
             timer: Box::pin(sleep(or_never(deadlines.handshake))),
@@ -107,12 +124,6 @@ impl Opening {
         }
         Poll::Ready((Side::Tidegate, Reason::ReplyTimeout))
     }
-}
-
-/// Keeps the beginning of what one side says.
-pub(super) fn keep(kept: &mut Vec<u8>, chunk: &[u8]) {
-    let room = KEPT - kept.len().min(KEPT);
-    kept.extend_from_slice(&chunk[..chunk.len().min(room)]);
 }
 
 fn or_never(duration: Duration) -> Duration {

@@ -13,7 +13,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
 use super::commands::Commands;
-use super::opening::keep;
+use super::opening::Heard;
 use super::pipe::{self, Pipe};
 use crate::config::Splice;
 use crate::metrics::Bytes;
@@ -54,7 +54,7 @@ pub(super) enum Tap<'t> {
     /// Nobody.
     Nobody,
     /// The beginning is kept.
-    Keep(&'t mut Vec<u8>),
+    Keep(&'t mut Heard),
     /// The direction stops before a command.
     Commands(&'t mut Commands),
 }
@@ -129,7 +129,7 @@ impl Pump {
                 let bytes = match &mut tap {
                     Tap::Nobody => Cow::Borrowed(chunk.filled()),
                     Tap::Keep(kept) => {
-                        keep(kept, chunk.filled());
+                        kept.add(chunk.filled());
                         Cow::Borrowed(chunk.filled())
                     }
                     Tap::Commands(commands) => commands.pass(chunk.filled()),
