@@ -469,6 +469,49 @@ fn the_hosts_file_counts_and_needs_no_server() {
 }
 
 #[test]
+fn what_the_hosts_file_has_of_a_name_is_all_there_is() {
+    let Some(host) = Searching::new() else { return };
+    host.dns[0].set("db", &ips(&["::1"]), 60);
+    host.dns[0].set("db.corp.test", &ips(&["127.0.0.66"]), 60);
+    let bridge = host.bridge("db", "127.0.0.9 db\n");
+    assert_eq!(host.addresses(&bridge), ["127.0.0.9:4000"]);
+    let asked = [RecordType::A, RecordType::AAAA].map(|kind| host.dns[0].queries(kind));
+    assert_eq!(asked, [0, 0]);
+}
+
+#[test]
+fn a_failure_is_asked_of_the_next_server_and_not_under_a_search_domain() {
+    let Some(host) = Searching::new() else { return };
+    host.dns[0].lie(NAME, Lie::ServFail);
+    host.dns[0].set(&format!("{NAME}.corp.test"), &ips(&["127.0.0.66"]), 60);
+    host.dns[1].set(NAME, &ips(&["127.0.0.9"]), 60);
+    let bridge = host.bridge(NAME, "");
+    assert_eq!(host.addresses(&bridge), ["127.0.0.9:4000"]);
+    assert_eq!(failures(&bridge), [""; 0]);
+}
+
+#[test]
+fn a_search_domain_adds_nothing_to_a_name_that_exists_and_never_takes_its_place() {
+    let Some(host) = Searching::new() else { return };
+    host.dns[0].set(NAME, &ips(&["127.0.0.9"]), 1);
+    host.dns[0].set(&format!("{NAME}.corp.test"), &ips(&["127.0.0.66", "::1"]), 60);
+    let bridge = host.bridge(NAME, "");
+    assert_eq!(host.addresses(&bridge), ["127.0.0.9:4000"]);
+
+    host.dns[0].lie(NAME, Lie::NxDomain);
+
+    until_it("a failure", || lookups(&bridge, "nxdomain"), |count| *count >= 1.0);
+    assert_eq!(host.addresses(&bridge), ["127.0.0.9:4000"]);
+
+    // Nor after a reload that changes the upstream.
+    bridge.rewrite(&host.file(NAME, "dial_deadline = \"7s\""));
+    assert!(bridge.reload().contains("\"reloaded\""));
+    let known = lookups(&bridge, "nxdomain");
+    until_it("another failure", || lookups(&bridge, "nxdomain"), |count| *count > known);
+    assert_eq!(host.addresses(&bridge), ["127.0.0.9:4000"]);
+}
+
+#[test]
 fn a_change_of_resolv_conf_is_seen_without_a_restart() {
     let Some(namespace) = Namespace::new().map(Arc::new) else { return };
     let dns = namespace.enter(|| DnsServer::start("127.0.0.1:53".parse().unwrap()).unwrap());
@@ -485,6 +528,48 @@ fn a_change_of_resolv_conf_is_seen_without_a_restart() {
     fs::write(resolv_conf, "nameserver 127.0.0.1\n").unwrap();
 
     until("the name resolves", || (bridge.get("/readyz").status == 200).then_some(()));
+}
+
+/// A host with two DNS servers and the search domain `corp.test`.
+struct Searching {
+    namespace: Arc<Namespace>,
+    dns: [DnsServer; 2],
+}
+
+impl Searching {
+    /// Nothing where there are no network namespaces.
+    fn new() -> Option<Self> {
+        let namespace = Namespace::new().map(Arc::new)?;
+        let server =
+            |address: &str| namespace.enter(|| DnsServer::start(address.parse().unwrap()).unwrap());
+        let dns = ["127.0.0.1:53", "127.0.0.2:53"].map(server);
+        Some(Self { namespace, dns })
+    }
+
+    fn file(&self, gateway: &str, keys: &str) -> String {
+        format!(
+            "admin = \"127.0.0.1:0\"\n\
+             [[listener]]\nbind = \"127.0.0.1:0\"\nprotocol = \"tcp\"\n\
+             [upstream.named]\ngateway = \"{gateway}:4000\"\nmin_ttl = \"1s\"\n{keys}\n"
+        )
+    }
+
+    /// A bridge in here, with this hosts file.
+    fn bridge(&self, gateway: &str, hosts: &str) -> Bridge {
+        let resolv_conf = "search corp.test\nnameserver 127.0.0.1\nnameserver 127.0.0.2\n";
+        Bridge::from_file(&self.file(gateway, ""))
+            .inside(&self.namespace)
+            .with_etc(&[("resolv.conf", resolv_conf), ("hosts", hosts)])
+            .start()
+    }
+
+    /// What the bridge has resolved, once it has.
+    fn addresses(&self, bridge: &Bridge) -> Vec<String> {
+        until("it is resolved", || (bridge.get("/readyz").status == 200).then_some(()));
+        let status = upstream_status(bridge);
+        let endpoints = status["endpoints"].as_array().unwrap();
+        endpoints.iter().map(|one| one["address"].as_str().unwrap().to_owned()).collect()
+    }
 }
 
 /// Servers on one port of several loopback addresses; each says its address and closes.

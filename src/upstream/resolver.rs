@@ -430,3 +430,26 @@ fn name_server(address: SocketAddr) -> NameServerConfig {
     }
     server
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_stands_for_what_it_does_for_glibc() {
+        let domains = ["a.test", "b.test"].map(|domain| Name::from_utf8(domain).unwrap());
+        for (name, ndots, expected) in [
+            ("db", 1, "db.a.test. db.b.test. db."),
+            ("db.corp", 1, "db.corp. db.corp.a.test. db.corp.b.test."),
+            ("db.corp", 2, "db.corp.a.test. db.corp.b.test. db.corp."),
+            ("db.", 1, "db."),
+            ("localhost", 1, "localhost. localhost.a.test. localhost.b.test."),
+        ] {
+            let names = candidates(&Name::from_utf8(name).unwrap(), &domains, ndots);
+            let text: Vec<_> = names.iter().map(|(name, _)| name.to_string()).collect();
+            assert_eq!(text.join(" "), expected);
+            let whole: Vec<_> = names.iter().filter(|(_, is_absolute)| *is_absolute).collect();
+            assert_eq!(whole.len(), 1, "{names:?}");
+        }
+    }
+}
