@@ -167,6 +167,38 @@ fn a_changed_gateway_is_for_new_sessions() {
 }
 
 #[test]
+fn sessions_of_a_gateway_that_has_left_the_file_are_closed_if_asked_for() {
+    let keys = "close_vanished_after = \"1s\"";
+    let (old, new) = (echo(), echo());
+    let another_gateway = text("", ANY, "", new, keys);
+    let another_section = another_gateway.replace("upstream.gw", "upstream.other");
+    for then in [another_gateway, another_section] {
+        let bridge = Bridge::from_file(&text("", ANY, "", old, keys)).start();
+        let session = connect(bridge.listen);
+        echoes(&session);
+        bridge.rewrite(&then);
+        assert!(bridge.reload().contains("\"reloaded\""));
+        assert!(read_to_the_end(&session).0.is_empty());
+        assert_eq!(bridge.close_record().text("reason"), "vanished", "{then}");
+    }
+}
+
+#[test]
+fn a_section_that_gets_another_name_keeps_its_sessions() {
+    let gateway = echo();
+    let file = text("", ANY, "", gateway, "close_vanished_after = \"1s\"");
+    let bridge = Bridge::from_file(&file).start();
+    let session = connect(bridge.listen);
+    echoes(&session);
+    bridge.rewrite(&file.replace("upstream.gw", "upstream.other"));
+    bridge.reload();
+    let status: Value = serde_json::from_str(&bridge.get("/status.json").body).unwrap();
+    assert_eq!(status["upstreams"][0]["name"], "other");
+    let endpoint = &status["upstreams"][0]["endpoints"][0];
+    assert_eq!((&endpoint["state"], &endpoint["sessions"]), (&"healthy".into(), &1.into()));
+}
+
+#[test]
 fn what_is_known_of_an_endpoint_outlives_a_reload() {
     let (gateway, _held) = support::tcp::nobody();
     let bridge = Bridge::from_file(&text("", ANY, "", gateway, "")).start();

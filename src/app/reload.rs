@@ -143,7 +143,7 @@ impl App {
     ) -> Arc<Upstream> {
         let tcp = &self.config.tcp;
         let nameservers = &self.config.nameservers;
-        let old = before.upstreams.iter().find(|old| old.name() == config.name);
+        let old = self.predecessor(config, before);
         if let Some(old) = old
             && old.is_of(config, &leg, tcp, nameservers)
         {
@@ -169,6 +169,21 @@ impl App {
     /// Starts the resolvers of upstreams that are new, and stops those of others.
     pub(super) fn resolve(&mut self) {
         let view = self.view.borrow().clone();
+    /// The upstream of before that a section goes on with: that of its name, or, when it is the name that
+    /// was changed, that of its gateway.
+    fn predecessor<'v>(
+        &self,
+        config: &config::Upstream,
+        before: &'v View,
+    ) -> Option<&'v Arc<Upstream>> {
+        let olds = &before.upstreams;
+        let is_gone =
+            |old: &Upstream| !self.config.upstreams.iter().any(|one| one.name == old.name());
+        olds.iter()
+            .find(|old| old.name() == config.name)
+            .or_else(|| olds.iter().find(|old| *old.gateway() == config.gateway && is_gone(old)))
+    }
+
         self.resolving.retain(|(upstream, resolver)| {
             let stays = view.upstreams.iter().any(|one| Arc::ptr_eq(one, upstream));
             if !stays {
@@ -176,6 +191,13 @@ impl App {
             }
             stays
         });
+                let goes_on = |one: &Arc<Upstream>| {
+                    one.name() == upstream.name() || one.gateway() == upstream.gateway()
+                };
+                if !view.upstreams.iter().any(goes_on) {
+                    let gone = upstream.clone();
+                    self.resolvers.spawn(async move { gone.see_out().await });
+                }
         for upstream in &view.upstreams {
             if !self.resolving.iter().any(|(one, _)| Arc::ptr_eq(one, upstream)) {
                 let of = upstream.clone();

@@ -8,7 +8,7 @@ use tracing::info;
 
 use super::endpoint::Endpoint;
 use super::resolver::{Answer, Family, LookupError, Resolver};
-use super::{Upstream, guard, is_in_use};
+use super::{Upstream, guard};
 use crate::log::Chain;
 
 /// Pause after a failed look-up; doubled up to [`LONGEST_RETRY`] while it goes on failing.
@@ -20,10 +20,37 @@ const LONGEST_RETRY_UNRESOLVED: Duration = Duration::from_secs(5);
 const VANISHED_EVERY: Duration = Duration::from_secs(1);
 
 impl Upstream {
+    /// Keeps what is known of the gateway up to date. Returns at once if nothing of it can change.
+    pub async fn keep_resolved(&self) {
+        tokio::join!(self.keep_looking_up(), self.retire_vanished());
+    }
+
+    /// For an upstream that a reload has taken away: its endpoints are as good as vanished. Returns
+    /// when none of their sessions is left, at once if they may stay.
+    pub async fn see_out(&self) {
+        let known = self.known.borrow().endpoints.clone();
+        let endpoints: Vec<_> = self.vanished().drain(..).chain(known).collect();
+        endpoints.iter().for_each(|endpoint| endpoint.set_vanished(true));
+        let after = self.config.close_vanished_after;
+        while !after.is_zero() && endpoints.iter().any(|endpoint| endpoint.is_in_use()) {
+            endpoints.iter().for_each(|endpoint| endpoint.retire_when_gone_for(after));
+            sleep(VANISHED_EVERY).await;
+        }
+    }
+
+    /// Sees to it that sessions of vanished endpoints end when they shall, if they shall.
+    async fn retire_vanished(&self) {
+        let after = self.config.close_vanished_after;
+        while !after.is_zero() {
+            self.vanished().iter().for_each(|endpoint| endpoint.retire_when_gone_for(after));
+            sleep(VANISHED_EVERY).await;
+        }
+    }
+
     /// Looks the name up, again and again as its TTL asks for. Returns at once for a literal.
     ///
     /// A failed or empty answer never empties a set of addresses that is known.
-    pub async fn keep_resolved(&self) {
+    async fn keep_looking_up(&self) {
         if self.config.gateway.literal().is_some() {
             return;
         }
@@ -52,20 +79,8 @@ impl Upstream {
                     pause
                 }
             };
-            self.wait(pause).await;
+            sleep(pause).await;
         }
-    }
-
-    /// Sleeps; meanwhile sees to it that sessions of vanished endpoints end when they shall.
-    async fn wait(&self, pause: Duration) {
-        let until = Instant::now() + pause;
-        while !self.config.close_vanished_after.is_zero() && Instant::now() < until {
-            for endpoint in self.vanished().iter() {
-                endpoint.retire_when_gone_for(self.config.close_vanished_after);
-            }
-            sleep(VANISHED_EVERY.min(until.saturating_duration_since(Instant::now()))).await;
-        }
-        sleep(until.saturating_duration_since(Instant::now())).await;
     }
 
     fn guard(&self, answer: Answer) -> Result<Answer, LookupError> {
@@ -118,9 +133,9 @@ impl Upstream {
                 endpoint.set_vanished(false);
                 known.endpoints.push(endpoint);
             }
-            // One that is being dialled may yet be lent.
-            before.retain(is_in_use);
+            // Also those that nobody uses: a pool may hold a connection to one.
             before.iter().for_each(|endpoint| endpoint.set_vanished(true));
+            before.retain(|endpoint| endpoint.is_in_use());
             *vanished = before;
             let addresses = known.endpoints.iter().map(|endpoint| endpoint.address);
             if changed {

@@ -47,6 +47,24 @@ async fn an_endpoint_that_vanishes_is_known_while_a_session_uses_it_and_keeps_it
     assert_eq!(known(&upstream), ["10.0.0.2"]);
 }
 
+#[tokio::test]
+async fn an_endpoint_that_vanishes_is_known_while_it_is_dialled_and_not_for_what_an_old_upstream_knew()
+ {
+    let old = upstream();
+    old.learn(answer(&["10.0.0.1", "10.0.0.2"], None));
+    let new = upstream();
+    new.take_over(&old);
+    let dialled = new.candidates().remove(0).endpoint;
+    assert_eq!(dialled.address.ip().to_string(), "10.0.0.1");
+
+    new.learn(answer(&["10.0.0.2"], None));
+    assert_eq!(known(&new), ["10.0.0.2", "10.0.0.1"]);
+    let in_use = dialled.lend();
+    assert_eq!(known(&new), ["10.0.0.2", "10.0.0.1"]);
+    drop(in_use);
+    assert_eq!(known(&new), ["10.0.0.2"]);
+}
+
 fn answer(ips: &[&str], missing: Option<Family>) -> Answer {
     Answer {
         addresses: ips.iter().map(|ip| ip.parse().unwrap()).collect(),

@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::endpoint::Endpoint;
+use super::endpoint::{Claim, Endpoint};
 use super::health::Standing;
 use super::pick::Candidate;
 use crate::config::{Protocol, SendProxyProtocol, Tcp};
@@ -53,7 +53,7 @@ struct Answered {
 
 /// A dial under way.
 struct Attempt {
-    endpoint: Arc<Endpoint>,
+    endpoint: Claim,
     /// Whether it decides about an endpoint that was ejected.
     is_trial: bool,
     dial: Pin<Box<dyn Future<Output = Result<Answered, ConnectError>> + Send>>,
@@ -70,8 +70,8 @@ impl Dialler {
     /// The first of `candidates` that answers, or why none did.
     pub async fn race(
         &self,
-        mut candidates: Vec<Candidate<Arc<Endpoint>>>,
-    ) -> Result<(TcpStream, Arc<Endpoint>), Vec<(Arc<Endpoint>, ConnectError)>> {
+        mut candidates: Vec<Candidate<Claim>>,
+    ) -> Result<(TcpStream, Claim), Vec<(Claim, ConnectError)>> {
         let mut race = Race { dialler: self, attempts: Vec::new() };
         self.try_apart(&mut candidates);
         let mut waiting = candidates.into_iter().peekable();
@@ -111,7 +111,7 @@ impl Dialler {
 
     /// Where there is a healthy endpoint, starts the trials that are due apart from the race, and puts
     /// their endpoints behind the others: their connections are nobody's, so they cost nobody.
-    fn try_apart(&self, candidates: &mut [Candidate<Arc<Endpoint>>]) {
+    fn try_apart(&self, candidates: &mut [Candidate<Claim>]) {
         let has = |standing| candidates.iter().any(|one| one.standing == standing);
         if !has(Standing::Due) || !has(Standing::Healthy) {
             return;
@@ -128,7 +128,7 @@ impl Dialler {
         }
     }
 
-    fn start(&self, candidate: &Candidate<Arc<Endpoint>>) -> Attempt {
+    fn start(&self, candidate: &Candidate<Claim>) -> Attempt {
         let endpoint = candidate.endpoint.clone();
         let is_trial = candidate.standing == Standing::Due && endpoint.begin_trial();
         let (dialler, dialled) = (self.clone(), endpoint.clone());
@@ -197,7 +197,7 @@ impl Dialler {
 
 impl Race<'_> {
     /// The next attempt that ends, with its place among those that were under way.
-    async fn next(&mut self) -> (usize, Arc<Endpoint>, Result<Answered, ConnectError>) {
+    async fn next(&mut self) -> (usize, Claim, Result<Answered, ConnectError>) {
         poll_fn(|cx| {
             for (at, attempt) in self.attempts.iter_mut().enumerate() {
                 if let Poll::Ready(result) = attempt.dial.as_mut().poll(cx) {
@@ -299,8 +299,8 @@ mod tests {
         Endpoint::new(lines, server.local_addr().unwrap())
     }
 
-    fn candidate(endpoint: Arc<Endpoint>) -> Candidate<Arc<Endpoint>> {
+    fn candidate(endpoint: Arc<Endpoint>) -> Candidate<Claim> {
         let standing = endpoint.standing();
-        Candidate { endpoint, standing, preferred: false, sessions: 0 }
+        Candidate { endpoint: endpoint.claim(), standing, preferred: false, sessions: 0 }
     }
 }

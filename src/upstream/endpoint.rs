@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -21,6 +22,8 @@ pub struct Endpoint {
     since: Instant,
     state: Mutex<State>,
     sessions: AtomicUsize,
+    /// Held by itself and by each [`Claim`].
+    claims: Arc<()>,
     retire: Arc<AtomicBool>,
 }
 
@@ -98,6 +101,7 @@ impl Endpoint {
                 transition,
             }),
             sessions: AtomicUsize::new(0),
+            claims: Arc::default(),
             retire: Arc::new(AtomicBool::new(false)),
         })
     }
@@ -156,6 +160,17 @@ impl Endpoint {
     /// Sessions that use it now.
     pub fn sessions(&self) -> usize {
         self.sessions.load(Ordering::Relaxed)
+    }
+
+    /// Whether a session uses it, or may yet: a dial is under way or to come.
+    pub fn is_in_use(&self) -> bool {
+        // In this order: a claim is given up after its session has been counted.
+        Arc::strong_count(&self.claims) > 1 || self.sessions() > 0
+    }
+
+    /// Counts a dial until the guard is dropped.
+    pub fn claim(self: &Arc<Self>) -> Claim {
+        Claim { endpoint: self.clone(), _counted: self.claims.clone() }
     }
 
     /// Counts a session until the guard is dropped.
@@ -220,6 +235,28 @@ impl Endpoint {
 impl Transition {
     fn now(evidence: impl Into<String>) -> Self {
         Self { at: SystemTime::now(), evidence: evidence.into() }
+    }
+}
+
+/// A dial of an endpoint, under way or to come.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    endpoint: Arc<Endpoint>,
+    _counted: Arc<()>,
+}
+
+impl Claim {
+    /// Its session begins.
+    pub fn lend(self) -> InUse {
+        self.endpoint.lend()
+    }
+}
+
+impl Deref for Claim {
+    type Target = Endpoint;
+
+    fn deref(&self) -> &Endpoint {
+        &self.endpoint
     }
 }
 

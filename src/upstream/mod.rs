@@ -34,7 +34,7 @@ use crate::metrics::UpstreamMetrics;
 use crate::mysql::client::Farewells;
 use crate::net::stream::Stream;
 use crate::tls::client::UpstreamLeg;
-use endpoint::EndpointState;
+use endpoint::{Claim, EndpointState};
 use health::Standing;
 use lines::Lines;
 use pick::Candidate;
@@ -261,10 +261,7 @@ impl Upstream {
     }
 
     /// The endpoints in the order to try them. Waits for the first look-up, not for later ones.
-    async fn ordered(
-        &self,
-        deadline: Instant,
-    ) -> Result<Vec<Candidate<Arc<Endpoint>>>, Unreachable> {
+    async fn ordered(&self, deadline: Instant) -> Result<Vec<Candidate<Claim>>, Unreachable> {
         let mut candidates = self.candidates();
         if candidates.is_empty() {
             self.first_answer(deadline).await?;
@@ -286,11 +283,11 @@ impl Upstream {
                 && self.known.borrow().endpoints.iter().any(|other| is_healthy(other)))
     }
 
-    fn candidates(&self) -> Vec<Candidate<Arc<Endpoint>>> {
+    fn candidates(&self) -> Vec<Candidate<Claim>> {
         let known = self.known.borrow();
         let preferred = &self.config.prefer_cidrs;
         let candidates = known.endpoints.iter().map(|endpoint| Candidate {
-            endpoint: endpoint.clone(),
+            endpoint: endpoint.claim(),
             standing: endpoint.standing(),
             preferred: preferred.iter().any(|network| network.contains(&endpoint.address.ip())),
             sessions: endpoint.sessions(),
@@ -315,12 +312,7 @@ impl Upstream {
 
     fn vanished(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Endpoint>>> {
         let mut vanished = self.vanished.lock().unwrap_or_else(PoisonError::into_inner);
-        vanished.retain(is_in_use);
+        vanished.retain(|endpoint| endpoint.is_in_use());
         vanished
     }
-}
-
-/// Whether a session uses it, or a dial is under way.
-fn is_in_use(endpoint: &Arc<Endpoint>) -> bool {
-    endpoint.sessions() > 0 || Arc::strong_count(endpoint) > 1
 }
