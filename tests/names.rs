@@ -438,6 +438,39 @@ fn a_name_that_does_not_exist_is_what_the_client_is_told() {
 }
 
 #[test]
+fn when_a_name_was_last_resolved_is_0_before_and_not_told_where_there_is_no_name() {
+    let dns = dns();
+    let file = |section: &str, gateway: &str| {
+        format!(
+            "admin = \"127.0.0.1:0\"\nnameserver = \"{}\"\n[[listener]]\nbind = \"127.0.0.1:0\"\n\
+             [upstream.{section}]\ngateway = \"{gateway}:4000\"\n",
+            dns.address()
+        )
+    };
+    let bridge = Bridge::from_file(&file("a", NAME)).start();
+    let told = || {
+        let metrics = bridge.metrics();
+        let samples = metrics.samples("tidegate_dns_last_success_timestamp_seconds", &[]);
+        let told =
+            samples.iter().map(|sample| (sample.labels["upstream"].clone(), sample.value > 0.0));
+        told.collect::<Vec<_>>()
+    };
+    let reload = |section, gateway| {
+        bridge.rewrite(&file(section, gateway));
+        assert!(bridge.reload().contains("\"reloaded\""));
+    };
+    assert_eq!(told(), [("a".into(), false)]);
+    dns.set(NAME, &ips(&["127.0.0.2"]), 60);
+    until_it("it is resolved", told, |told| *told == [("a".into(), true)]);
+    reload("a", "other.test");
+    assert_eq!(told(), [("a".into(), false)]);
+    reload("b", NAME);
+    until_it("it is resolved", told, |told| *told == [("b".into(), true)]);
+    reload("b", "127.0.0.1");
+    assert_eq!(told(), []);
+}
+
+#[test]
 fn without_a_nameserver_the_systems_servers_and_search_domains_count() {
     let Some(namespace) = Namespace::new().map(Arc::new) else { return };
     let dns = namespace.enter(|| DnsServer::start("127.0.0.1:53".parse().unwrap()).unwrap());

@@ -58,6 +58,9 @@ impl App {
         let tls_metrics = self.metrics.tls();
         tls_metrics.client_expiry.set(timestamp(found.expires()));
         let Preflight { token, terminators, legs, .. } = found;
+        if !legs.iter().any(|leg| matches!(leg, UpstreamLeg::Tls(_))) {
+            tls_metrics.upstream_expiry.set(timestamp(None));
+        }
         let upstreams: Vec<_> = self
             .config
             .upstreams
@@ -166,9 +169,6 @@ impl App {
         Arc::new(new)
     }
 
-    /// Starts the resolvers of upstreams that are new, and stops those of others.
-    pub(super) fn resolve(&mut self) {
-        let view = self.view.borrow().clone();
     /// The upstream of before that a section goes on with: that of its name, or, when it is the name that
     /// was changed, that of its gateway.
     fn predecessor<'v>(
@@ -184,13 +184,13 @@ impl App {
             .or_else(|| olds.iter().find(|old| *old.gateway() == config.gateway && is_gone(old)))
     }
 
+    /// Starts the resolvers of upstreams that are new, and stops those of others.
+    pub(super) fn resolve(&mut self) {
+        let view = self.view.borrow().clone();
         self.resolving.retain(|(upstream, resolver)| {
             let stays = view.upstreams.iter().any(|one| Arc::ptr_eq(one, upstream));
             if !stays {
                 resolver.abort();
-            }
-            stays
-        });
                 let goes_on = |one: &Arc<Upstream>| {
                     one.name() == upstream.name() || one.gateway() == upstream.gateway()
                 };
@@ -198,6 +198,9 @@ impl App {
                     let gone = upstream.clone();
                     self.resolvers.spawn(async move { gone.see_out().await });
                 }
+            }
+            stays
+        });
         for upstream in &view.upstreams {
             if !self.resolving.iter().any(|(one, _)| Arc::ptr_eq(one, upstream)) {
                 let of = upstream.clone();

@@ -160,7 +160,7 @@ impl Metrics {
             ),
             dns_last_success: float_gauge(
                 "tidegate_dns_last_success_timestamp_seconds",
-                "When the gateway's name was last resolved.",
+                "When the gateway's name was last resolved; 0: not yet.",
                 &["upstream"],
             ),
             endpoints: gauge(
@@ -307,8 +307,23 @@ impl UpstreamMetrics {
         self.dial_failures.with_label_values(&[self.name.as_str(), reason]).inc();
     }
 
-    /// Counts a look-up; `ok` and `partial` also move the time of the last success, which a literal gateway does
-    /// not have.
+    /// The time of the last success exists from now on; 0 as long as there was none.
+    pub fn has_a_name(&self) {
+        self.dns_last_success.with_label_values(&[self.name.as_str()]);
+    }
+
+    /// There was none of this name.
+    pub fn has_another_name(&self) {
+        self.dns_last_success.with_label_values(&[self.name.as_str()]).set(0.0);
+    }
+
+    /// The time of the last success is not shown any more: it would seem to get older and older.
+    pub fn has_no_name(&self) {
+        // An error if it was not shown before.
+        let _ = self.dns_last_success.remove_label_values(&[self.name.as_str()]);
+    }
+
+    /// Counts a look-up; `ok` and `partial` also move the time of the last success.
     pub fn looked_up(&self, result: &str) {
         self.dns_lookups.with_label_values(&[self.name.as_str(), result]).inc();
         if result == "ok" || result == "partial" {

@@ -129,6 +129,10 @@ impl Upstream {
     ) -> Self {
         let lines = Lines::new(&config.name, repeats);
         let literal = config.gateway.literal().map(|address| Endpoint::new(lines.clone(), address));
+        match literal {
+            Some(_) => metrics.has_no_name(),
+            None => metrics.has_a_name(),
+        }
         let known = Known { endpoints: literal.into_iter().collect(), ..Known::default() };
         Self {
             config,
@@ -209,6 +213,9 @@ impl Upstream {
         } else {
             vanished.extend(known.endpoints.iter().cloned());
             vanished.iter().for_each(|endpoint| endpoint.set_vanished(true));
+            if self.config.gateway.literal().is_none() {
+                self.metrics.has_another_name();
+            }
         }
         *self.vanished() = vanished;
     }
@@ -222,11 +229,12 @@ impl Upstream {
         }
     }
 
-    /// There is nothing to count any more.
+    /// There is nothing to count any more, and no name to resolve.
     pub fn uncount_endpoints(&self) {
         for state in EndpointState::ALL {
             self.metrics.endpoints(state.as_str(), 0);
         }
+        self.metrics.has_no_name();
     }
 
     fn endpoints(&self) -> Vec<endpoint::Snapshot> {
