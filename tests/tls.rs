@@ -7,7 +7,7 @@ mod support;
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::sync::{Arc, mpsc};
 use std::thread;
 
@@ -19,8 +19,9 @@ use rustls::{ClientConfig, ClientConnection, HandshakeKind};
 use support::bridge::Bridge;
 use support::mariadb::MariaDb;
 use support::mysql::{self, OK, read_packet, server};
+use support::namespace::Namespace;
 use support::process::{output, succeed};
-use support::tcp::{Noise, connect, listener, read_to_the_end, serve};
+use support::tcp::{Noise, accept, connect, listener, read_to_the_end, serve};
 use support::tls::{
     Authority, Valid, client, client_config, login, serve_tls, shake_hands, ssl_request,
 };
@@ -573,6 +574,54 @@ fn a_new_certificate_is_shown_after_a_reload_and_sessions_go_on() {
     assert!(expiry > 1.7e9, "{expiry}");
     let shaken = [("side", "client")];
     assert!(bridge.metrics().sum("tidegate_tls_handshake_seconds_count", &shaken) >= 2.0);
+}
+
+#[test]
+fn a_client_whose_server_vanished_after_its_greeting_is_told_soon() {
+    let Some(namespace) = Namespace::new().map(Arc::new) else { return };
+    for upstream in ["off", "required"] {
+        let server = namespace.enter(|| TcpListener::bind("127.0.0.2:0").unwrap());
+        let keys = format!("upstream_tls = \"{upstream}\"\nconnect_timeout = \"1s\"");
+        let setup = bridge("reply_timeout = \"1h\"", server.local_addr().unwrap(), &keys);
+        let bridge = setup.inside(&namespace).start();
+        let mut client = namespace.connect(bridge.listen);
+        let mut greeter = accept(&server);
+        greeter.write_all(&mysql::greeting()).unwrap();
+        read_packet(&client).unwrap();
+        namespace.filter("ip daddr 127.0.0.2 drop");
+        client.write_all(&mysql::login()).unwrap();
+        let said = read_packet(&client).unwrap();
+        assert!(said.starts_with(b"\xff\xd3\x07#HY000tidegate: "), "{upstream}: {said:?}");
+        assert!(String::from_utf8_lossy(&said).contains("has vanished"), "{upstream}: {said:?}");
+        let record = bridge.close_record();
+        assert_eq!((record.text("side"), record.text("reason")), ("upstream", "stalled"));
+        namespace.mend();
+    }
+}
+
+#[test]
+fn when_a_servers_certificate_ends_is_no_longer_told_without_tls_to_servers() {
+    let authority = Authority::new();
+    let pair = authority.sign(NAME, Valid::Now);
+    let shown = pair.server();
+    let server = serve(&listener(), move |stream| drop(serve_tls(stream, &shown)));
+    let keys = |upstream| {
+        format!(
+            "admin = \"127.0.0.1:0\"\n[[listener]]\nbind = \"127.0.0.1:0\"\n[upstream.db]\ngateway = \"{server}\"\nupstream_tls = \"{upstream}\"\n"
+        )
+    };
+    let bridge = Bridge::from_file(&keys("required")).start();
+    let told = || {
+        let labels = [("side", "upstream")];
+        bridge.metrics().sum("tidegate_certificate_expiry_timestamp_seconds", &labels)
+    };
+    let mut client = connect(bridge.listen);
+    read_packet(&client).unwrap();
+    client.write_all(&mysql::login()).unwrap();
+    until_it("it is told", told, |told| *told > 1.7e9);
+    bridge.rewrite(&keys("off"));
+    assert!(bridge.reload().contains("\"reloaded\""));
+    assert_eq!(told(), 0.0);
 }
 
 #[test]

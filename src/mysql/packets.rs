@@ -2,12 +2,15 @@
 
 use std::io;
 use std::mem::replace;
+use std::time::Duration;
 
 use rustls::Connection;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
 
 use super::packet::{HEADER_LEN, frame, payload_length};
 use crate::net::secure::Secure;
+use crate::net::stream::Vanished;
 use crate::net::transport::Transport;
 
 /// Longest payload: a HandshakeResponse may have 64 KiB of attributes.
@@ -21,12 +24,20 @@ pub struct Packets {
     partial: Vec<u8>,
     /// The sequence id of the next packet that is sent.
     sequence: u8,
+    /// As [`Self::acknowledged_within`] has it.
+    acknowledge: Option<Duration>,
 }
 
 impl Packets {
     /// Begins where a greeting or a command is due, of which `said` was read already.
     pub fn new(stream: impl Into<Transport>, said: Vec<u8>) -> Self {
-        Self { stream: stream.into(), partial: said, sequence: 0 }
+        Self { stream: stream.into(), partial: said, sequence: 0, acknowledge: None }
+    }
+
+    /// Its host has that long to acknowledge what it is sent while something is waited for; then the
+    /// wait ends with [`Vanished`].
+    pub fn acknowledged_within(self, within: Duration) -> Self {
+        Self { acknowledge: Some(within), ..self }
     }
 
     /// The connection.
@@ -57,7 +68,8 @@ impl Packets {
             let error = "something was said in plain text where TLS begins";
             return Err(io::Error::new(io::ErrorKind::InvalidData, error));
         }
-        let secure = Secure::shake_hands(self.stream.into_socket(), tls).await?;
+        let socket = self.stream.into_socket();
+        let secure = Secure::shake_hands(socket, tls, self.acknowledge).await?;
         Ok(Self { stream: secure.into(), ..self })
     }
 
@@ -68,6 +80,16 @@ impl Packets {
 
     /// The payload of the next packet. When this is dropped nothing is lost: the next call goes on.
     pub async fn next(&mut self) -> io::Result<Vec<u8>> {
+        if let Some(within) = self.acknowledge {
+            match timeout(within, self.receive()).await {
+                Ok(received) => return received,
+                Err(_) => Vanished::check(self.stream.socket(), within)?,
+            }
+        }
+        self.receive().await
+    }
+
+    async fn receive(&mut self) -> io::Result<Vec<u8>> {
         self.fill(HEADER_LEN).await?;
         let header = self.partial.first_chunk().expect("it was filled");
         let length = payload_length(header);

@@ -10,12 +10,14 @@ use std::io::{self, IoSlice, Read, Write};
 use std::mem::take;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use rustls::Connection;
 use rustls::ProtocolVersion::TLSv1_2;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::timeout;
 
-use super::stream::Stream;
+use super::stream::{Stream, Vanished};
 
 /// Ciphertext of one read. With the rest of a record from before it makes no more plaintext than a
 /// caller with room for 128 KiB takes.
@@ -57,8 +59,14 @@ pub struct Secure {
 impl Secure {
     /// Shakes hands, as the client or the server that `tls` was made for.
     ///
-    /// `Err` holds a [`rustls::Error`] if the other side did something wrong; it was sent an alert.
-    pub async fn shake_hands(socket: Stream, tls: impl Into<Connection>) -> io::Result<Self> {
+    /// `Err` holds a [`rustls::Error`] if the other side did something wrong; it was sent an alert. It
+    /// holds [`Vanished`] if the other host takes longer than `acknowledge` to acknowledge what it is
+    /// sent; `None`: it may take as long as it likes.
+    pub async fn shake_hands(
+        socket: Stream,
+        tls: impl Into<Connection>,
+        acknowledge: Option<Duration>,
+    ) -> io::Result<Self> {
         let tls = tls.into();
         let mut secure = Self {
             socket,
@@ -70,6 +78,12 @@ impl Secure {
             said_all: false,
             written: 0,
         };
+        if let Some(within) = acknowledge {
+            match timeout(within, poll_fn(|cx| secure.poll_handshake(cx))).await {
+                Ok(shaken) => return shaken.map(|()| secure),
+                Err(_) => Vanished::check(&secure.socket, within)?,
+            }
+        }
         poll_fn(|cx| secure.poll_handshake(cx)).await?;
         Ok(secure)
     }

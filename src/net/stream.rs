@@ -12,8 +12,10 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use rustix::net::{RecvFlags, recv};
+use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -63,6 +65,18 @@ macro_rules! either {
             Stream::Unix($stream) => $act,
         }
     };
+}
+
+/// A peer whose host acknowledges nothing any more.
+#[derive(Debug, Error)]
+#[error("it acknowledges nothing")]
+pub struct Vanished;
+
+impl Vanished {
+    /// `Err` as [`Stream::has_vanished`] has it.
+    pub fn check(peer: &Stream, within: Duration) -> io::Result<()> {
+        if peer.has_vanished(within) { Err(io::Error::other(Self)) } else { Ok(()) }
+    }
 }
 
 impl Stream {
@@ -147,6 +161,11 @@ impl Stream {
             Self::Tcp(stream) => TcpInfo::of(stream).ok(),
             Self::Unix(_) => None,
         }
+    }
+
+    /// Whether the peer's host has owed an acknowledgement for as long as `within`: it has vanished.
+    pub fn has_vanished(&self, within: Duration) -> bool {
+        self.tcp_info().is_some_and(|info| info.owes_an_answer() && info.silence() >= within)
     }
 
     /// What the peer has not taken yet; nothing when the kernel does not tell.

@@ -4,6 +4,7 @@ use std::io;
 
 use crate::mysql::auth::Unsafe;
 use crate::mysql::packet::ErrorCode;
+use crate::net::stream::Vanished;
 use crate::relay::{Reason, Side};
 use crate::tls::reason::reason;
 
@@ -36,6 +37,9 @@ impl Failure {
             let peer = if side == Side::Client { "the client" } else { "the server" };
             return Self::tls(side, reason(error, peer));
         }
+        if is_vanished(error) {
+            return Self::broken(side, Reason::Stalled);
+        }
         match error.kind() {
             io::ErrorKind::UnexpectedEof => Self::broken(side, Reason::Eof),
             io::ErrorKind::InvalidData => Self::protocol(side, &error.to_string()),
@@ -53,6 +57,11 @@ impl Failure {
     pub fn protocol(side: Side, message: &str) -> Self {
         Self { reason: Reason::Protocol, ..Self::tls(side, message) }
     }
+}
+
+/// Whether the peer's host has vanished.
+pub(super) fn is_vanished(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<Vanished>())
 }
 
 impl From<Unsafe> for Failure {

@@ -9,7 +9,7 @@ use rustls::{ClientConnection, ServerConnection};
 use tokio::time::timeout;
 
 use super::Proxy;
-use super::failure::{Failure, GONE};
+use super::failure::{Failure, GONE, is_vanished};
 use super::login::Account;
 use crate::metrics::timestamp;
 use crate::mysql::auth::{Exchange, FAST, Leg, Step};
@@ -55,20 +55,20 @@ struct Answer {
 }
 
 impl<'p> Handshake<'p> {
-    /// `legs` and `sides` are the client's and the upstream's.
+    /// `legs` are the client's and the upstream's.
     pub fn new(
         proxy: &'p Proxy,
         deadlines: Deadlines,
         legs: (Leg, Leg),
-        sides: (Packets, Packets),
+        (client, upstream): (Packets, Packets),
     ) -> Self {
         Self {
             proxy,
             client_leg: legs.0,
             upstream_leg: legs.1,
             deadlines,
-            client: Some(sides.0),
-            upstream: Some(sides.1),
+            client: Some(client),
+            upstream: Some(upstream.acknowledged_within(deadlines.acknowledge)),
             greeting: Vec::new(),
             client_has_spoken: false,
             upstream_was_told: false,
@@ -265,6 +265,9 @@ impl<'p> Handshake<'p> {
             connection.map_err(|error| Failure::tls(Side::Tidegate, error.to_string()))?;
         let began = Instant::now();
         let secured = upstream.secure(connection).await.map_err(|error| {
+            if is_vanished(&error) {
+                return Failure::of(&error, Side::Upstream);
+            }
             let (gateway, reason) = (self.proxy.upstream.gateway(), reason(&error, "the server"));
             Failure::tls(Side::Upstream, format!("TLS with {gateway}: {reason}"))
         })?;
@@ -351,7 +354,8 @@ impl<'p> Handshake<'p> {
     }
 }
 
-/// Waits for `side`, as long as it may take. A limit of 0 is none.
+/// Waits for `side`, as long as it may take. A limit of 0 is none. A server's host that has vanished is
+/// found by [`Packets`].
 async fn in_time<T>(
     proxy: &Proxy,
     deadlines: Deadlines,
@@ -360,17 +364,23 @@ async fn in_time<T>(
 ) -> Result<T, Failure> {
     let Deadlines { handshake, reply, .. } = deadlines;
     let limit = if side == Side::Client { handshake } else { reply };
-    if limit.is_zero() {
-        return act.await;
-    }
-    timeout(limit, act).await.unwrap_or_else(|_| {
-        Err(match side {
-            Side::Client => Failure::broken(Side::Tidegate, Reason::HandshakeTimeout),
-            _ => Failure {
-                message: proxy.no_reply(),
-                code: Some(ErrorCode::ReplyTimeout),
-                ..Failure::broken(Side::Tidegate, Reason::ReplyTimeout)
-            },
-        })
+    let late = || match side {
+        Side::Client => Failure::broken(Side::Tidegate, Reason::HandshakeTimeout),
+        _ => Failure {
+            message: proxy.no_reply(),
+            code: Some(ErrorCode::ReplyTimeout),
+            ..Failure::broken(Side::Tidegate, Reason::ReplyTimeout)
+        },
+    };
+    let acted = match limit.is_zero() {
+        true => act.await,
+        false => timeout(limit, act).await.unwrap_or_else(|_| Err(late())),
+    };
+    acted.map_err(|failure| match failure.reason {
+        Reason::Stalled => {
+            let (message, code) = (proxy.has_vanished(), Some(ErrorCode::Unreachable));
+            Failure { message, code, ..failure }
+        }
+        _ => failure,
     })
 }

@@ -129,6 +129,11 @@ impl Proxy {
         format!("{} did not answer within {within}", self.upstream.gateway())
     }
 
+    /// What a client is told whose server's host does not acknowledge its log-in.
+    fn has_vanished(&self) -> String {
+        format!("{} has vanished: it acknowledges nothing", self.upstream.gateway())
+    }
+
     /// What a client is told that there is no descriptor for.
     fn without_descriptors(&self) -> Vec<u8> {
         match self.config.protocol {

@@ -140,10 +140,7 @@ async fn part(outcome: &Outcome, parting: Parting, reason: Reason) {
     }
     let (code, message) = match reason {
         Reason::ReplyTimeout => (ErrorCode::ReplyTimeout, outcome.proxy.no_reply()),
-        Reason::Stalled => {
-            let gateway = outcome.proxy.upstream.gateway();
-            (ErrorCode::Unreachable, format!("{gateway} has vanished: it acknowledges nothing"))
-        }
+        Reason::Stalled => (ErrorCode::Unreachable, outcome.proxy.has_vanished()),
         Reason::Drain => (ErrorCode::Draining, SHUTTING_DOWN.to_owned()),
         _ => return,
     };

@@ -115,8 +115,7 @@ impl Opening {
         let Deadlines { acknowledge, reply, .. } = self.deadlines;
         let reply_due = spoke + or_never(reply);
         if Instant::now() < reply_due {
-            let info = upstream.tcp_info();
-            if info.is_some_and(|info| info.owes_an_answer() && info.silence() >= acknowledge) {
+            if upstream.has_vanished(acknowledge) {
                 return Poll::Ready((Side::Upstream, Reason::Stalled));
             }
             self.timer.as_mut().reset(reply_due);
