@@ -524,6 +524,16 @@ fn a_failure_is_asked_of_the_next_server_and_not_under_a_search_domain() {
 }
 
 #[test]
+fn a_search_domain_that_is_out_of_order_does_not_hide_the_name_itself() {
+    let Some(host) = Searching::new() else { return };
+    host.dns.iter().for_each(|dns| dns.lie("db.corp.test", Lie::ServFail));
+    let bridge = host.bridge("db", "");
+    until("the failure counts", || (failures(&bridge) == ["servfail"]).then_some(()));
+    host.dns[0].set("db", &ips(&["127.0.0.9"]), 60);
+    assert_eq!(host.addresses(&bridge), ["127.0.0.9:4000"]);
+}
+
+#[test]
 fn a_search_domain_adds_nothing_to_a_name_that_exists_and_never_takes_its_place() {
     let Some(host) = Searching::new() else { return };
     host.dns[0].set(NAME, &ips(&["127.0.0.9"]), 1);

@@ -5,7 +5,7 @@
 //!
 //! The hosts file goes first, and what it has of a name is all there is. Search domains are gone through
 //! as glibc does, for both address types together, and only as long as the servers say that there is
-//! nothing: a failure of theirs says nothing of the name, so it must not lead to another one.
+//! nothing: a failure of theirs says nothing of the name, so it must not lead to a search domain's.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::panic::resume_unwind;
@@ -311,22 +311,28 @@ fn in_hosts_file(name: &Name) -> Option<Answer> {
     (!answer.addresses.is_empty()).then_some(answer)
 }
 
-/// Asks for each of the `names` until one has addresses, or the servers have failed.
+/// Asks for each of the `names` until one has addresses. Where the servers fail for one, only the name as
+/// it is may still be asked for: a search domain that is out of order must not hide it, as it does not
+/// for glibc.
 async fn search(
     servers: &[TokioResolver],
     names: &[(Name, bool)],
     host: &str,
 ) -> Result<Answer, LookupError> {
     let mut none = LookupError::NoSuchName(host.to_owned());
+    let mut failed = None;
     for (name, is_absolute) in names {
+        if failed.is_some() && !is_absolute {
+            continue;
+        }
         match ask(servers, name, host).await {
             Ok(answer) => return Ok(Answer { is_absolute: *is_absolute, ..answer }),
             Err(LookupError::NoSuchName(_)) => {}
             Err(error @ LookupError::NoAddress(_)) => none = error,
-            Err(error) => return Err(error),
+            Err(error) => failed = failed.or(Some(error)),
         }
     }
-    Err(none)
+    Err(failed.unwrap_or(none))
 }
 
 /// Asks for A and AAAA at once; one of them is enough.
