@@ -4,6 +4,8 @@ pub mod address;
 pub mod connect;
 pub mod descriptors;
 pub mod listener;
+#[cfg(test)]
+mod listener_tests;
 pub mod proxy_protocol;
 #[cfg(test)]
 mod proxy_protocol_tests;

@@ -7,8 +7,8 @@ use tokio::time::{Instant, sleep};
 use tracing::info;
 
 use super::endpoint::Endpoint;
-use super::resolver::{Answer, Family, LookupError, Resolver};
-use super::{Upstream, guard};
+use super::resolver::{Answer, Family, Resolver};
+use super::{LookupError, Upstream, guard};
 use crate::log::Chain;
 
 /// Pause after a failed look-up; doubled up to [`LONGEST_RETRY`] while it goes on failing.

@@ -6,6 +6,7 @@
 mod answer;
 #[cfg(test)]
 mod answer_tests;
+mod candidates;
 mod connect;
 mod dial;
 mod endpoint;
@@ -41,9 +42,9 @@ use pick::Candidate;
 use resolver::Resolver;
 
 pub use endpoint::{Endpoint, InUse};
-pub use error::Unreachable;
+pub use error::{LookupError, Unreachable};
 pub use guard::private_only;
-pub use resolver::{Answer, Family, Heard, LookupError, ask_each};
+pub use resolver::{Answer, Family, Heard, ask_each};
 
 /// What the bridge finds for a name now: in the hosts file, or by its DNS servers (empty: the system's).
 pub async fn look_up(nameservers: &[SocketAddr], host: &str) -> Result<Answer, LookupError> {

@@ -7,7 +7,7 @@
 //! as glibc does, for both address types together, and only as long as the servers say that there is
 //! nothing: a failure of theirs says nothing of the name, so it must not lead to a search domain's.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::panic::resume_unwind;
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -20,9 +20,11 @@ use hickory_resolver::proto::op::{Query, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::system_conf::read_system_conf;
 use hickory_resolver::{Hosts, TokioResolver};
-use thiserror::Error;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+
+use super::LookupError;
+use super::candidates::candidates;
 
 /// Time for one server to answer one query. Within it hickory sends a datagram up to three times and
 /// takes an answer to any of them.
@@ -85,83 +87,6 @@ impl Family {
     /// An address's.
     pub fn of(address: IpAddr) -> Self {
         if address.is_ipv4() { Self::V4 } else { Self::V6 }
-    }
-}
-
-/// Why a name has no addresses.
-#[derive(Debug, Error)]
-#[expect(missing_docs, reason = "each is its own text")]
-pub enum LookupError {
-    #[error("{0} does not exist (NXDOMAIN)")]
-    NoSuchName(String),
-    #[error("{0} has neither A nor AAAA records")]
-    NoAddress(String),
-    #[error("the DNS server could not resolve {0} ({code})", code = code_name(*.1))]
-    Refused(String, ResponseCode),
-    #[error("no DNS server answered for {0} in time")]
-    Timeout(String),
-    /// Without its source, which depends on the bytes: a cause that stays is logged once.
-    #[error("the answer of the DNS server for {0} is malformed")]
-    Malformed(String),
-    #[error("cannot resolve {0}")]
-    Failed(String, #[source] NetError),
-    #[error(
-        "{0} resolves to the public address {1}: the endpoint's private DNS is not enabled here; \
-         enable private DNS names on the VPC endpoint, and enableDnsSupport and enableDnsHostnames \
-         on the VPC, or set require_private = false"
-    )]
-    Public(String, Ipv4Addr),
-    #[error(
-        "the DNS server did not say whether {0} has IPv4 addresses, which decide if it is private"
-    )]
-    Undecided(String),
-    #[error("cannot resolve {0}: the resolver panicked")]
-    Panicked(String),
-    #[error("/etc/resolv.conf is of no use")]
-    System(#[source] NetError),
-}
-
-impl LookupError {
-    /// The `result` label.
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::NoSuchName(_) => "nxdomain",
-            Self::NoAddress(_) => "empty",
-            Self::Refused(_, ResponseCode::ServFail) => "servfail",
-            Self::Refused(..) => "refused",
-            Self::Timeout(_) => "timeout",
-            Self::Malformed(_) => "malformed",
-            Self::Failed(..) | Self::Panicked(_) => "error",
-            Self::System(_) => "no_server",
-            Self::Public(..) => "public",
-            Self::Undecided(_) => "undecided",
-        }
-    }
-
-    fn of(host: &str, error: NetError) -> Self {
-        let host = host.to_owned();
-        match error {
-            error if error.is_nx_domain() => Self::NoSuchName(host),
-            NetError::Dns(DnsError::NoRecordsFound(none)) => match none.response_code {
-                ResponseCode::NoError => Self::NoAddress(host),
-                code => Self::Refused(host, code),
-            },
-            NetError::Dns(DnsError::ResponseCode(code)) => Self::Refused(host, code),
-            NetError::Timeout => Self::Timeout(host),
-            NetError::Proto(_) | NetError::Truncated => Self::Malformed(host),
-            other => Self::Failed(host, other),
-        }
-    }
-}
-
-/// As `dig` and the servers' logs call it.
-fn code_name(code: ResponseCode) -> String {
-    match code {
-        ResponseCode::FormErr => "FORMERR".into(),
-        ResponseCode::ServFail => "SERVFAIL".into(),
-        ResponseCode::NotImp => "NOTIMP".into(),
-        ResponseCode::Refused => "REFUSED".into(),
-        other => other.to_string(),
     }
 }
 
@@ -282,22 +207,6 @@ struct Way {
     names: Vec<(Name, bool)>,
     /// In the order to ask them.
     servers: Vec<(SocketAddr, TokioResolver)>,
-}
-
-/// What `name` may stand for: itself, and it under each of the `domains`. With `ndots` dots it is more
-/// likely to be whole, and goes first.
-fn candidates(name: &Name, domains: &[Name], ndots: usize) -> Vec<(Name, bool)> {
-    let mut whole = name.clone();
-    whole.set_fqdn(true);
-    if name.is_fqdn() {
-        return vec![(whole, true)];
-    }
-    // One that gets too long by it is none.
-    let under = |domain| name.clone().append_domain(domain).ok().map(|name| (name, false));
-    let mut names: Vec<_> = domains.iter().filter_map(under).collect();
-    let is_first = usize::from(name.num_labels()) > ndots || name.is_localhost();
-    names.insert(if is_first { 0 } else { names.len() }, (whole, true));
-    names
 }
 
 fn in_hosts_file(name: &Name) -> Option<Answer> {
@@ -435,27 +344,4 @@ fn name_server(address: SocketAddr) -> NameServerConfig {
         connection.port = address.port();
     }
     server
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_stands_for_what_it_does_for_glibc() {
-        let domains = ["a.test", "b.test"].map(|domain| Name::from_utf8(domain).unwrap());
-        for (name, ndots, expected) in [
-            ("db", 1, "db.a.test. db.b.test. db."),
-            ("db.corp", 1, "db.corp. db.corp.a.test. db.corp.b.test."),
-            ("db.corp", 2, "db.corp.a.test. db.corp.b.test. db.corp."),
-            ("db.", 1, "db."),
-            ("localhost", 1, "localhost. localhost.a.test. localhost.b.test."),
-        ] {
-            let names = candidates(&Name::from_utf8(name).unwrap(), &domains, ndots);
-            let text: Vec<_> = names.iter().map(|(name, _)| name.to_string()).collect();
-            assert_eq!(text.join(" "), expected);
-            let whole: Vec<_> = names.iter().filter(|(_, is_absolute)| *is_absolute).collect();
-            assert_eq!(whole.len(), 1, "{names:?}");
-        }
-    }
 }
