@@ -185,21 +185,28 @@ impl Exchange {
         match payload.as_slice() {
             [0x00 | 0xff, ..] => return Ok(Step::Over(payload)),
             [0xfe] => return Err(Unsafe::OldPassword),
-            // AuthSwitchRequest; AuthNextFactor.
-            [0xfe | 0x02, rest @ ..] => {
-                let end = rest.iter().position(|byte| *byte == 0).unwrap_or(rest.len());
-                self.plugin = rest[..end].to_vec();
-                let data = rest.get(end + 1..).unwrap_or_default();
-                self.nonce = data[..data.len().min(NONCE_LEN)].to_vec();
-                self.may_ask()?;
-                if self.plugin == SHA256 {
-                    self.ask_for_password()?;
-                }
-            }
-            FULL => self.ask_for_password()?,
+            // AuthSwitchRequest.
+            [0xfe, rest @ ..] => self.switch(rest),
+            // AuthNextFactor. MariaDB has none, and the questions of its `dialog` begin like this.
+            [0x02, rest @ ..] if self.server != ServerKind::MariaDb => self.switch(rest),
             _ => {}
         }
+        // Also by what names no method: the client has named one itself, and given no proof yet.
+        self.may_ask()?;
+        // To a nonce; behind a 1 comes the key.
+        let is_sha256_asked = self.plugin == SHA256 && payload.first() != Some(&1);
+        if is_sha256_asked || payload == FULL {
+            self.ask_for_password()?;
+        }
         Ok(Step::ToClient(payload))
+    }
+
+    /// The method and the nonce are others from here on.
+    fn switch(&mut self, to: &[u8]) {
+        let end = to.iter().position(|byte| *byte == 0).unwrap_or(to.len());
+        self.plugin = to[..end].to_vec();
+        let data = to.get(end + 1..).unwrap_or_default();
+        self.nonce = data[..data.len().min(NONCE_LEN)].to_vec();
     }
 
     /// The client is about to be asked for the password itself.

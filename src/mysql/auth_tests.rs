@@ -151,6 +151,54 @@ fn a_method_in_clear_wants_both_connections_private() {
 }
 
 #[test]
+fn a_method_that_the_client_has_named_without_a_proof_is_looked_at_when_the_server_asks_by_it() {
+    // As a MariaDB asks whose account is the client's own `--default-auth=dialog`; its kinds of questions.
+    let mariadb = Greeting { kind: ServerKind::MariaDb, ..greeting() };
+    for plugin in ["dialog", "mysql_clear_password", "one_that_is_not_known"] {
+        for question in
+            [&b"\x02Name: "[..], b"\x03Word: ", b"\x04Word: ", b"\x05Word: ", b"\x01\x04Word"]
+        {
+            for (client, upstream, is_safe) in [
+                (TLS, PLAIN, false),
+                (TLS, TLS, true),
+                (TLS, LOCAL, true),
+                (LOCAL, TLS, true),
+                (PLAIN, TLS, plugin == "one_that_is_not_known"),
+            ] {
+                let response = Response { plugin: plugin.as_bytes(), auth: b"" };
+                let mut exchange = Exchange::new(client, upstream, &mariadb, &response).unwrap();
+                let step = exchange.from_server(question.to_vec());
+                let passes = Ok(Step::ToClient(question.to_vec()));
+                let expected = if is_safe { passes } else { Err(Unsafe::InClear) };
+                assert_eq!(step, expected, "{plugin}, {client:?}, {upstream:?}, {question:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_question_of_mariadbs_dialog_is_no_next_factor() {
+    let mariadb = Greeting { kind: ServerKind::MariaDb, ..greeting() };
+    let response = Response { plugin: b"dialog", auth: b"" };
+    let mut exchange = Exchange::new(TLS, PLAIN, &mariadb, &response).unwrap();
+    let asks = b"\x02mysql_native_password\0".to_vec();
+    assert_eq!(exchange.from_server(asks.clone()), Err(Unsafe::InClear));
+    // Of MySQL it is one, and the method is looked at.
+    let mut exchange = begin(TLS, PLAIN, "dialog", b"").unwrap();
+    assert_eq!(exchange.from_server(asks.clone()), Ok(Step::ToClient(asks)));
+    let mut exchange = begin(TLS, PLAIN, SHA2, &[1; 32]).unwrap();
+    let clear = b"\x02mysql_clear_password\0".to_vec();
+    assert_eq!(exchange.from_server(clear), Err(Unsafe::InClear));
+}
+
+#[test]
+fn a_nonce_for_the_clients_own_sha256_password_asks_for_the_password() {
+    let mut exchange = begin(TLS, PLAIN, "sha256_password", b"").unwrap();
+    assert_eq!(exchange.from_server(NONCE.to_vec()), Ok(Step::ToClient(NONCE.to_vec())));
+    assert_eq!(exchange.from_client(PASSWORD.to_vec()), Ok(Step::ToUpstream(vec![1])));
+}
+
+#[test]
 fn after_a_switch_the_nonce_is_the_new_one() {
     let mut exchange = begin(TLS, PLAIN, "mysql_native_password", &[1; 20]).unwrap();
     let asks = switch(SHA2, b"ABCDEFGHIJKLMNOPQRST");
@@ -195,6 +243,7 @@ proptest! {
         words in proptest::collection::vec(
             (any::<bool>(), prop_oneof![
                 Just(vec![1, 4]), Just(vec![2]), Just(vec![1]), Just(vec![0xfe]), Just(PASSWORD.to_vec()),
+                Just(b"\x04Password: ".to_vec()),
                 Just(switch(SHA2, NONCE)), Just(switch("sha256_password", NONCE)),
                 Just(switch("mysql_clear_password", b"")), Just(switch("mysql_native_password", NONCE)),
                 Just([b"\x01", key().public.as_bytes()].concat()),
