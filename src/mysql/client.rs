@@ -4,9 +4,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -21,8 +21,8 @@ use crate::net::stream::Stream;
 const FOR_A_GREETING: Duration = Duration::from_secs(30);
 /// How long a server may take to refuse a log-in that was given up.
 pub const FOR_A_REFUSAL: Duration = Duration::from_secs(2);
-/// Farewells of one upstream at a time. A server that hangs under a storm of connects must not cost
-/// this process all its descriptors; more are merely closed.
+/// Farewells of one upstream at a time, and dials that may come to need one. A server that hangs under a
+/// storm of connects must not cost this process all its descriptors; more are merely closed.
 const AT_A_TIME: usize = 1000;
 /// Longer than any packet of a failing log-in.
 const LONGEST: usize = 4096;
@@ -58,32 +58,44 @@ impl Farewells {
         self.drain.reached(Phase::Closing).await;
     }
 
+    /// A place among those that are said at a time, until it is dropped. `None`: all are taken.
+    pub fn seat(&self) -> Option<OwnedSemaphorePermit> {
+        self.seats.clone().try_acquire_owned().ok()
+    }
+
     /// Begins a farewell. `said` is what has been read of the greeting already.
     ///
     /// A task of its own, which goes on when nobody waits for it any more: a prober that loses
     /// patience must not leave half a log-in behind, which counts as well.
     pub fn say(&self, stream: impl Into<Stream>, said: Vec<u8>) -> JoinHandle<()> {
-        let stream = stream.into();
-        let (seats, drain, member) = (self.seats.clone(), self.drain.clone(), self.drain.join());
+        let (seat, stream) = (self.seat(), stream.into());
+        let (drain, member) = (self.drain.clone(), self.drain.join());
         tokio::spawn(async move {
-            if let Ok(_seat) = seats.try_acquire_owned() {
+            if let Some(_seat) = seat {
                 // Whatever fails, nothing is left to do for such a server.
-                let _ = fail_to_log_in(stream, said, &drain).await;
+                let _ = take_leave(stream, said, &drain).await;
             }
             drop(member);
         })
     }
+
+    /// The same for a server of which nothing was read, from a seat that was taken before.
+    pub async fn say_from(&self, _seat: OwnedSemaphorePermit, stream: TcpStream) {
+        let _ = take_leave(stream.into(), Vec::new(), &self.drain).await;
+    }
 }
 
-async fn fail_to_log_in(mut stream: Stream, mut said: Vec<u8>, drain: &Drain) -> io::Result<()> {
+async fn take_leave(mut stream: Stream, mut said: Vec<u8>, drain: &Drain) -> io::Result<()> {
     tokio::select! {
         biased;
         read = timeout(FOR_A_GREETING, read_greeting(&mut stream, &mut said)) => read??,
         () = drain.reached(Phase::Closing) => return Ok(()),
     }
     match Greeting::parse(&said[HEADER_LEN..]) {
-        Some(greeting) => timeout(FOR_A_REFUSAL, refuse_to_log_in(&mut stream, &greeting)).await?,
-        None => Ok(()),
+        Some(greeting) if greeting.kind != ServerKind::TiDb => {
+            timeout(FOR_A_REFUSAL, fail_to_log_in(&mut stream, &greeting.failing_login())).await?
+        }
+        _ => Ok(()),
     }
 }
 
@@ -118,28 +130,34 @@ async fn read_greeting(stream: &mut Stream, said: &mut Vec<u8>) -> io::Result<()
     Ok(())
 }
 
-async fn refuse_to_log_in(stream: &mut Stream, greeting: &Greeting) -> io::Result<()> {
-    if greeting.kind == ServerKind::TiDb {
-        return Ok(());
-    }
-    stream.write_all(&greeting.failing_login()).await?;
+/// Sends a log-in that fails, a whole packet, and answers wrongly to whatever the server asks until it
+/// refuses. Of no use without [`FOR_A_REFUSAL`].
+pub async fn fail_to_log_in(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    login: &[u8],
+) -> io::Result<()> {
+    send(stream, login).await?;
     for _ in 0..ROUNDS {
         let (sequence, payload) = read(stream).await?;
         match payload.first() {
             // AuthSwitchRequest, or a plugin that wants to know more.
             Some(0xfe | 0x01) => {
-                let answer = frame(sequence.wrapping_add(1), wrong_answer(&payload));
-                stream.write_all(&answer).await?;
+                send(stream, &frame(sequence.wrapping_add(1), wrong_answer(&payload))).await?;
             }
             // Somebody gave the world a password-less account. COM_QUIT.
-            Some(0x00) => return stream.write_all(&frame(0, &[1])).await,
+            Some(0x00) => return send(stream, &frame(0, &[1])).await,
             _ => return Ok(()),
         }
     }
     Ok(())
 }
 
-async fn read(stream: &mut Stream) -> io::Result<(u8, Vec<u8>)> {
+async fn send(stream: &mut (impl AsyncWrite + Unpin), packet: &[u8]) -> io::Result<()> {
+    stream.write_all(packet).await?;
+    stream.flush().await
+}
+
+async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<(u8, Vec<u8>)> {
     let mut header = [0; HEADER_LEN];
     stream.read_exact(&mut header).await?;
     let mut payload = vec![0; bounded_length(&header)?];

@@ -45,8 +45,8 @@ pub(super) struct Dialler {
     pub farewells: Arc<Farewells>,
 }
 
-/// A connection that has answered, and its place in the drain until somebody takes it over.
-struct Answered {
+/// A connection, and its place in the drain until somebody takes it over.
+struct Connection {
     stream: TcpStream,
     _member: TaskTrackerToken,
 }
@@ -56,7 +56,20 @@ struct Attempt {
     endpoint: Claim,
     /// Whether it decides about an endpoint that was ejected.
     is_trial: bool,
-    dial: Pin<Box<dyn Future<Output = Result<Answered, ConnectError>> + Send>>,
+    dial: Pin<Box<dyn Future<Output = Result<Connection, Failed>> + Send>>,
+}
+
+/// A dial that has failed.
+struct Failed {
+    error: ConnectError,
+    /// A server that hangs will greet, and count, when it goes on.
+    hangs: Option<Connection>,
+}
+
+impl From<ConnectError> for Failed {
+    fn from(error: ConnectError) -> Self {
+        Self { error, hangs: None }
+    }
 }
 
 /// The attempts under way, in the order in which they were started. Dropped, it leaves them to
@@ -95,14 +108,19 @@ impl Dialler {
             tokio::select! {
                 biased;
                 (at, endpoint, result) = race.next() => match result {
-                    Ok(Answered { stream, .. }) => {
+                    Ok(Connection { stream, .. }) => {
                         endpoint.succeeded();
                         for slower in &race.attempts[..at] {
                             slower.endpoint.overtaken();
                         }
                         return Ok((stream, endpoint));
                     }
-                    Err(error) => failures.push((endpoint, error)),
+                    Err(Failed { error, hangs }) => {
+                        if let Some(Connection { stream, _member }) = hangs {
+                            drop(self.farewells.say(stream, Vec::new()));
+                        }
+                        failures.push((endpoint, error));
+                    }
                 },
                 () = sleep(STAGGER), if more => {}
             }
@@ -140,10 +158,10 @@ impl Dialler {
                 Ok(_) if is_trial => dialled.succeeded(),
                 Ok(_) => {}
                 // This host's own lack says nothing of the endpoint.
-                Err(ConnectError::Local(_)) => {}
-                Err(error) => dialled.failed(error),
+                Err(Failed { error: ConnectError::Local(_), .. }) => {}
+                Err(Failed { error, .. }) => dialled.failed(error),
             }
-            if let Err(error) = &result {
+            if let Err(Failed { error, .. }) = &result {
                 dialler.metrics.dial_failed(error.as_str());
             }
             result
@@ -152,8 +170,9 @@ impl Dialler {
     }
 
     /// Sees an attempt to its end that nobody waits for, and ends its connection as its server
-    /// likes it; at the latest when the drain closes.
+    /// likes it; at the latest when the drain closes. Where too many are under way it is given up.
     fn leave_to_itself(&self, attempt: Attempt) {
+        let Some(seat) = self.farewells.seat() else { return };
         let dialler = self.clone();
         drop(tokio::spawn(async move {
             let result = tokio::select! {
@@ -161,8 +180,11 @@ impl Dialler {
                 result = attempt.dial => result,
                 () = dialler.farewells.given_up() => return,
             };
-            if let (Ok(answered), Protocol::Mysql) = (result, dialler.protocol) {
-                drop(dialler.farewells.say(answered.stream, Vec::new()));
+            let connection = result.map_or_else(|failed| failed.hangs, Some);
+            if let (Some(Connection { stream, _member }), Protocol::Mysql) =
+                (connection, dialler.protocol)
+            {
+                dialler.farewells.say_from(seat, stream).await;
             }
         }));
     }
@@ -173,7 +195,7 @@ impl Dialler {
     }
 
     /// Ends at the deadline.
-    async fn dial(&self, endpoint: &Endpoint) -> Result<Answered, ConnectError> {
+    async fn dial(&self, endpoint: &Endpoint) -> Result<Connection, Failed> {
         let started = Instant::now();
         let within = self.connect_timeout.min(self.left());
         let mut stream = connect(endpoint.address, &self.tcp, within).await?;
@@ -184,20 +206,18 @@ impl Dialler {
         if self.protocol == Protocol::Mysql
             && let Err(error) = greeted(&stream, self.left()).await
         {
-            // A server that hangs will greet, and count, when it goes on.
-            if matches!(error, ConnectError::Silent(_)) {
-                drop(self.farewells.say(stream, Vec::new()));
-            }
-            return Err(error);
+            let hangs = matches!(error, ConnectError::Silent(_));
+            let hangs = hangs.then(|| Connection { stream, _member: member });
+            return Err(Failed { error, hangs });
         }
         self.metrics.dial.observe(started.elapsed().as_secs_f64());
-        Ok(Answered { stream, _member: member })
+        Ok(Connection { stream, _member: member })
     }
 }
 
 impl Race<'_> {
     /// The next attempt that ends, with its place among those that were under way.
-    async fn next(&mut self) -> (usize, Claim, Result<Answered, ConnectError>) {
+    async fn next(&mut self) -> (usize, Claim, Result<Connection, Failed>) {
         poll_fn(|cx| {
             for (at, attempt) in self.attempts.iter_mut().enumerate() {
                 if let Poll::Ready(result) = attempt.dial.as_mut().poll(cx) {
@@ -244,6 +264,33 @@ mod tests {
 
         drain.close();
         timeout(Duration::from_secs(30), drain.empty()).await.expect("it goes on");
+    }
+
+    #[tokio::test]
+    async fn a_dial_that_nobody_waits_for_takes_a_seat_of_the_farewells_or_is_given_up() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dialler = dialler(Protocol::Mysql, &Drain::new());
+        let free = |dialler: &Dialler| {
+            std::iter::from_fn(|| dialler.farewells.seat()).collect::<Vec<_>>().len()
+        };
+        let all = free(&dialler);
+        let dial = async || {
+            tokio::select! {
+                _ = dialler.race(vec![candidate(endpoint(&silent))]) => panic!("it has greeted"),
+                accepted = silent.accept() => accepted.unwrap().0,
+            }
+        };
+
+        let first = dial().await;
+        assert_eq!(free(&dialler), all - 1);
+        let seats: Vec<_> = std::iter::from_fn(|| dialler.farewells.seat()).collect();
+        let mut second = dial().await;
+
+        let read = timeout(Duration::from_secs(30), second.read(&mut [0])).await;
+        assert_eq!(read.expect("it is given up").unwrap(), 0);
+        let first_is_open = first.try_read(&mut [0]).unwrap_err().kind();
+        assert_eq!(first_is_open, std::io::ErrorKind::WouldBlock);
+        drop(seats);
     }
 
     #[tokio::test]
