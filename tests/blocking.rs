@@ -221,6 +221,24 @@ fn dials_of_a_server_that_hangs_do_not_block_the_host_when_it_goes_on() {
     path.is_not_blocked(&bridge, "dials that reach dial_deadline", count, before);
 }
 
+#[test]
+fn a_certificate_that_is_not_accepted_does_not_block_the_host() {
+    let Some(path) = Path::new() else { return };
+    let ca = path.mariadb.certificates.wrong_ca.display();
+    let gateway = format!("{}\"\nupstream_tls = \"verify-ca\"\ntls_ca = \"{ca}", path.server);
+    let bridge = path.bridge("", &gateway);
+    let straight = path.bridge("", &path.server.to_string());
+    let before = path.first_toll(&straight);
+    let count = visits();
+    for _ in 0..count {
+        assert!(!output(path.login(&bridge)).status.success());
+    }
+    let labels = [("side", "upstream"), ("reason", "tls")];
+    let refused = || bridge.metrics().sum("tidegate_connections_closed_total", &labels);
+    until_it("each has ended", refused, |refused| *refused == count as f64);
+    path.is_not_blocked(&straight, "log-ins with a certificate of a stranger", count, before);
+}
+
 /// What clients do that leave without a word, each of which a server counts.
 const CLIENTS: [(&str, Visit); 3] = [
     ("close at once", |stream| drop(stream)),

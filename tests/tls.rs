@@ -29,6 +29,8 @@ use support::{PATIENCE, full_or, runtime, until, until_it};
 use tidegate::mysql::packet::{HEADER_LEN, frame};
 
 const NAME: &str = "bridge.test";
+/// Of a server that does not let somebody in.
+const DENIED: &[u8] = b"\xff\x15\x04#28000Access denied";
 
 // Real clients and servers.
 
@@ -272,20 +274,35 @@ fn a_servers_certificate_that_is_no_good_is_told_of_in_words() {
     ];
     for (pair, words) in cases {
         let shown = pair.server();
+        let (by_server, told) = mpsc::channel();
         let server = serve(&listener(), move |stream| {
-            let Some(mut tls) = serve_tls(stream, &shown) else { return };
-            read_packet(&mut tls);
-            tls.write_all(&frame(3, OK)).unwrap();
+            let mut tls = serve_tls(stream, &shown).expect("the handshake is not interrupted");
+            let login = read_packet(&mut tls).unwrap();
+            let is_nobodys = login[32..].starts_with(b"tidegate-took-leave\0\0");
+            tls.write_all(&frame(3, if is_nobodys { DENIED } else { OK })).unwrap();
+            let mut rest = Vec::new();
+            let _ = tls.read_to_end(&mut rest);
+            by_server.send((login, rest)).unwrap();
         });
         let bridge = bridge("", server, &trust).start();
         let mut client = connect(bridge.listen);
         assert_eq!(read_packet(&client).unwrap()[22] & 0x08, 0, "TLS is not offered");
         client.write_all(&mysql::login()).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
         let (heard, _) = read_to_the_end(&client);
         let heard = String::from_utf8_lossy(&heard).into_owned();
+        let (login, rest) = told.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(rest, b"", "{words:?}");
         match words {
-            Some(words) => assert!(heard.contains(words) && heard.contains("HY000"), "{heard}"),
-            None => assert_eq!(heard.as_bytes(), frame(2, OK)),
+            Some(words) => {
+                assert!(heard.contains(words) && heard.contains("HY000"), "{heard}");
+                // A log-in of nobody, and not a word of the client's.
+                assert!(login[32..].starts_with(b"tidegate-took-leave\0\0"), "{login:?}");
+            }
+            None => {
+                assert_eq!(heard.as_bytes(), frame(2, OK));
+                assert!(login[32..].starts_with(b"u\0\0"), "{login:?}");
+            }
         }
     }
 }

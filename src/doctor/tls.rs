@@ -356,7 +356,7 @@ fn advice(case: &Case, cause: &str, written: Option<&Written>) -> Advice {
         _ => (
             "the certificate is of an old form, or an authority's own".to_owned(),
             "make one that is a server's (X.509 version 3, with its names as subjectAltName); \
-             `tidegate render certificate` does"
+             `tidegate render certificate` does. One that has signed itself can be in tls_ca itself"
                 .to_owned(),
         ),
     };

@@ -16,6 +16,8 @@ const CONNECT_ATTRS: u32 = 0x10_0000;
 pub const NONCE_LEN: usize = 20;
 /// `utf8mb4_general_ci`, which every server has.
 const CHARSET: u8 = 45;
+/// A level of compression that there is.
+const ZSTD_LEVEL: u8 = 3;
 /// Bytes of a signature of Ed25519.
 const ED25519_SIGNATURE: usize = 64;
 /// The user of [`Greeting::failing_login`].
@@ -97,7 +99,7 @@ impl Greeting {
 
     /// Its payload, with what these capabilities announce. Inside TLS they must be those of the
     /// SSLRequest: servers go by them.
-    pub(super) fn failing_response(&self, capabilities: u32) -> Vec<u8> {
+    pub fn failing_response(&self, capabilities: u32) -> Vec<u8> {
         let mut payload = Vec::with_capacity(96);
         payload.extend_from_slice(&capabilities.to_le_bytes());
         payload.extend_from_slice(&0x00ff_ffff_u32.to_le_bytes());
@@ -116,6 +118,9 @@ impl Greeting {
         if capabilities & CONNECT_ATTRS != 0 {
             // The length of the attributes.
             payload.push(0);
+        }
+        if capabilities & ZSTD != 0 {
+            payload.push(ZSTD_LEVEL);
         }
         payload
     }
@@ -235,6 +240,7 @@ mod tests {
             (CONNECT_WITH_DB, b"\0"),
             (PLUGIN_AUTH, b"mysql_native_password\0"),
             (CONNECT_WITH_DB | PLUGIN_AUTH | CONNECT_ATTRS, b"\0mysql_native_password\0\0"),
+            (PLUGIN_AUTH | CONNECT_ATTRS | ZSTD, b"mysql_native_password\0\0\x03"),
         ] {
             let payload = greeting.failing_response(base | also);
             let head = [NOBODY, b"\0", behind].concat();

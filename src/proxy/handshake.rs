@@ -3,9 +3,10 @@
 //! The greeting is the server's own but for the bit that offers TLS, the answer is the client's own
 //! but for the same bit, and each connection has sequence ids of its own.
 
+use std::io;
 use std::time::Instant;
 
-use rustls::{ClientConnection, ServerConnection};
+use rustls::ServerConnection;
 use tokio::time::timeout;
 
 use super::Proxy;
@@ -43,6 +44,8 @@ pub(super) struct Handshake<'p> {
     /// It has answered the greeting, not only asked for TLS; or sent a command.
     pub client_has_spoken: bool,
     pub upstream_was_told: bool,
+    /// Of a server that is inside TLS and not to be trusted: the capabilities that it goes by.
+    pub stranger: Option<u32>,
     /// Bytes to the upstream, and to the client.
     pub moved: (u64, u64),
 }
@@ -72,6 +75,7 @@ impl<'p> Handshake<'p> {
             greeting: Vec::new(),
             client_has_spoken: false,
             upstream_was_told: false,
+            stranger: None,
             moved: (0, 0),
         }
     }
@@ -252,31 +256,43 @@ impl<'p> Handshake<'p> {
             let mut head = request.unwrap_or_else(|| response[..HEAD_LEN].to_vec());
             set_tls(&mut head, true);
             self.tell_upstream(&head).await?;
-            self.secure_upstream(originator).await?;
+            self.secure_upstream(originator, &head).await?;
         }
         set_tls(&mut response, self.upstream_leg.is_tls);
         self.tell_upstream(&response).await
     }
 
-    async fn secure_upstream(&mut self, originator: &Originator) -> Result<(), Failure> {
+    /// Begins TLS, which was asked for by `request`. A server that is not to be trusted is met inside
+    /// TLS as well: it would count an interrupted handshake.
+    async fn secure_upstream(
+        &mut self,
+        originator: &Originator,
+        request: &[u8],
+    ) -> Result<(), Failure> {
         let upstream = self.upstream.take().ok_or(GONE)?;
-        let connection = ClientConnection::new(originator.config.clone(), originator.name.clone());
+        let connection = originator.begin();
         let connection =
             connection.map_err(|error| Failure::tls(Side::Tidegate, error.to_string()))?;
-        let began = Instant::now();
-        let secured = upstream.secure(connection).await.map_err(|error| {
+        let gateway = self.proxy.upstream.gateway();
+        let failed = |error: io::Error| {
             if is_vanished(&error) {
                 return Failure::of(&error, Side::Upstream);
             }
-            let (gateway, reason) = (self.proxy.upstream.gateway(), reason(&error, "the server"));
+            let reason = reason(&error, "the server");
             Failure::tls(Side::Upstream, format!("TLS with {gateway}: {reason}"))
-        })?;
-        let shown = secured.stream().tls().and_then(|tls| tls.peer_certificates()?.first());
-        let expires = shown.and_then(cert::not_after);
-        self.upstream = Some(secured);
+        };
+        let began = Instant::now();
+        let secured = upstream.secure(connection).await.map_err(failed)?;
+        let upstream = self.upstream.insert(secured);
+        let tls = upstream.stream().tls().ok_or(GONE)?;
+        if let Err(error) = originator.judge(tls) {
+            self.stranger = request.first_chunk().map(|bits| u32::from_le_bytes(*bits));
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidData, error)));
+        }
+        let shown = tls.peer_certificates().and_then(<[_]>::first);
         let metrics = &self.proxy.tls_metrics;
         metrics.upstream.observe(began.elapsed().as_secs_f64());
-        metrics.upstream_expiry.set(timestamp(expires));
+        metrics.upstream_expiry.set(timestamp(shown.and_then(cert::not_after)));
         self.upstream_leg.is_tls = true;
         Ok(())
     }

@@ -10,9 +10,9 @@ use super::outcome::Outcome;
 use super::session::SHUTTING_DOWN;
 use crate::drain::Phase;
 use crate::mysql::auth::Leg;
-use crate::mysql::client::FOR_A_REFUSAL;
-use crate::mysql::handshake::Greeting;
-use crate::mysql::packet::{ErrorCode, err, err_greeting};
+use crate::mysql::client::{FOR_A_REFUSAL, fail_to_log_in};
+use crate::mysql::handshake::{Greeting, ServerKind};
+use crate::mysql::packet::{ErrorCode, HEADER_LEN, err, err_greeting, frame};
 use crate::mysql::packets::Packets;
 use crate::net::socket;
 use crate::net::stream::Stream;
@@ -119,7 +119,7 @@ impl Handshake<'_> {
     }
 
     /// Ends a session: its client is told why, where the protocol has room for that, and a server that
-    /// has heard nothing is taken leave of.
+    /// has heard nothing, or is not to be trusted, is taken leave of.
     async fn part(
         &self,
         outcome: &mut Outcome,
@@ -139,6 +139,8 @@ impl Handshake<'_> {
                 let said = if self.greeting.is_empty() { partial } else { self.greeting.clone() };
                 // It fails only by a panic, which the panic hook has told.
                 let _ = self.proxy.upstream.take_leave(upstream.into_socket(), said).await;
+            } else if let Some(capabilities) = self.stranger {
+                self.leave_stranger(upstream, capabilities).await;
             } else if reason == Reason::Tls && side == Side::Tidegate {
                 // No proof: a log-in that fails, and no interrupted handshake.
                 let refusal = async {
@@ -164,5 +166,17 @@ impl Handshake<'_> {
             socket::last_word(&mut client.into_stream(), &packet).await;
         };
         tokio::join!(leave, tell);
+    }
+
+    /// Fails to log in with a server that is not to be trusted, so that it counts no interrupted
+    /// handshake: nothing of the client's is in it. TiDB counts none.
+    async fn leave_stranger(&self, upstream: Packets, capabilities: u32) {
+        let greeting = self.greeting.get(HEADER_LEN..).and_then(Greeting::parse);
+        let Some(greeting) = greeting.filter(|greeting| greeting.kind != ServerKind::TiDb) else {
+            return;
+        };
+        let login = frame(upstream.sequence(), &greeting.failing_response(capabilities));
+        let mut upstream = upstream.into_stream();
+        let _ = timeout(FOR_A_REFUSAL, fail_to_log_in(&mut upstream, &login)).await;
     }
 }

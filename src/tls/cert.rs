@@ -57,14 +57,18 @@ pub fn pair(
     }
 }
 
-/// The authorities in a file, at least one.
-pub(super) fn roots(key: &'static str, path: &Path) -> Result<RootCertStore, TlsError> {
+/// The authorities in a file, at least one, and their certificates.
+pub(super) fn authorities(
+    key: &'static str,
+    path: &Path,
+) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), TlsError> {
     let blame = TlsError::of(key, path);
+    let certificates = read_chain(path).map_err(&blame)?;
     let mut roots = RootCertStore::empty();
-    for certificate in read_chain(path).map_err(&blame)? {
+    for certificate in certificates.iter().cloned() {
         roots.add(certificate).map_err(|error| blame(FileError::Certificate(error)))?;
     }
-    Ok(roots)
+    Ok((roots, certificates))
 }
 
 /// The certificates in a file, at least one.
@@ -100,7 +104,7 @@ pub fn not_after(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
 }
 
 /// From when until when a certificate is valid.
-fn validity(certificate: &CertificateDer<'_>) -> Option<[SystemTime; 2]> {
+pub(super) fn validity(certificate: &CertificateDer<'_>) -> Option<[SystemTime; 2]> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     Some(dates(&parsed))
 }

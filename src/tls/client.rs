@@ -1,20 +1,19 @@
-//! TLS as a client: whom to trust, and how far to look.
+//! TLS as a client.
 
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor};
-use rustls::crypto::{WebPkiSupportedAlgorithms, aws_lc_rs};
+use rustls::client::Resumption;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
-use rustls::sign::SingleCertAndKey;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, ClientConnection, CommonState, Error};
 use tokio_rustls::TlsConnector;
 
 use super::TlsError;
 use super::cert::{self, Pair};
+use super::trust::{Trust, Verifier};
 use crate::config::{Origination, UpstreamTls};
 
 /// What is spoken on the way to an upstream.
@@ -30,16 +29,34 @@ pub enum UpstreamLeg {
 
 /// Begins TLS with an upstream's servers. It keeps their tickets: a connection after the first is
 /// secure a round trip earlier, where the server plays along.
+///
+/// The handshake takes any certificate, so that no server counts an interrupted one; what is thought of
+/// it is asked for afterwards.
 #[derive(Debug)]
 pub struct Originator {
-    /// What a handshake takes.
-    pub config: Arc<ClientConfig>,
+    config: Arc<ClientConfig>,
     /// Whom the server's certificate must be for, if that is looked at; also its SNI.
-    pub name: ServerName<'static>,
-    /// What is not as it should be, but does not keep it from working.
-    pub warnings: Vec<String>,
-    trusted: Option<Arc<RootCertStore>>,
+    name: ServerName<'static>,
+    judge: Verifier,
+    warnings: Vec<String>,
     shown: Option<Vec<CertificateDer<'static>>>,
+}
+
+impl Originator {
+    /// For one connection, whose server is a stranger until it is [judged](Self::judge).
+    pub fn begin(&self) -> Result<ClientConnection, Error> {
+        ClientConnection::new(self.config.clone(), self.name.clone())
+    }
+
+    /// Whether this is a server as it is wanted; `tls` has shaken hands with it. A ticket may be a
+    /// stranger's, so that is asked of a resumed session as well, which has the certificate of its first
+    /// handshake.
+    pub fn judge(&self, tls: &CommonState) -> Result<(), Error> {
+        let shown = tls.peer_certificates().and_then(<[_]>::split_first);
+        let (first, rest) = shown.ok_or(Error::NoCertificatesPresented)?;
+        let now = UnixTime::now();
+        self.judge.verify_server_cert(first, rest, &self.name, &[], now).map(drop)
+    }
 }
 
 impl UpstreamLeg {
@@ -54,11 +71,10 @@ impl UpstreamLeg {
         let name = settings.tls_server_name.as_deref().unwrap_or(host);
         let name = server_name(name)?;
         let pair = own_pair(settings)?;
-        let trusted = trust.roots().cloned();
         let shown = pair.as_ref().map(|pair| pair.certified.cert.clone());
         let warnings = pair.as_ref().map(|pair| pair.warnings.clone()).unwrap_or_default();
-        let config = Arc::new(trust.into_config(pair)?);
-        Ok(Self::Tls(Originator { config, name, warnings, trusted, shown }))
+        let config = Arc::new(Trust::Anyone.into_config(pair)?);
+        Ok(Self::Tls(Originator { config, name, judge: trust.into(), warnings, shown }))
     }
 
     /// Whether the files had the same in them, with the same settings. What knows the servers'
@@ -67,9 +83,9 @@ impl UpstreamLeg {
         match (self, other) {
             (Self::Passthrough, Self::Passthrough) | (Self::Plain, Self::Plain) => true,
             (Self::Tls(one), Self::Tls(other)) => {
-                let [ours, theirs] =
-                    [one, other].map(|one| one.trusted.as_ref().map(|all| &all.roots));
-                one.name == other.name && one.shown == other.shown && ours == theirs
+                one.name == other.name
+                    && one.shown == other.shown
+                    && one.judge.trust == other.judge.trust
             }
             _ => false,
         }
@@ -129,126 +145,7 @@ pub(super) fn own_pair(settings: &Origination) -> Result<Option<Pair>, TlsError>
     }
 }
 
-/// What is asked of a server's certificate.
-pub(super) enum Trust {
-    /// Nothing: whoever answers may read along.
-    Anyone,
-    /// That one of these authorities has signed it.
-    Signed(Arc<RootCertStore>),
-    /// That, and that it is for the server's name.
-    Named(Arc<RootCertStore>),
-}
-
-impl Trust {
-    /// Trusts the authorities in `ca`, or those of the system. `None`: no TLS is spoken.
-    pub fn of(mode: UpstreamTls, ca: Option<&Path>) -> Result<Option<Self>, TlsError> {
-        let roots = || match ca {
-            Some(path) => cert::roots("tls_ca", path).map(Arc::new),
-            None => system_roots().map(Arc::new),
-        };
-        Ok(Some(match mode {
-            UpstreamTls::Passthrough | UpstreamTls::Off => return Ok(None),
-            UpstreamTls::Required => Self::Anyone,
-            UpstreamTls::VerifyCa => Self::Signed(roots()?),
-            UpstreamTls::VerifyIdentity => Self::Named(roots()?),
-        }))
-    }
-
-    fn roots(&self) -> Option<&Arc<RootCertStore>> {
-        match self {
-            Self::Anyone => None,
-            Self::Signed(roots) | Self::Named(roots) => Some(roots),
-        }
-    }
-
-    /// What looks at certificates.
-    pub fn verifier(self) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
-        let provider = aws_lc_rs::default_provider();
-        let algorithms = provider.signature_verification_algorithms;
-        let roots = match self {
-            Self::Named(roots) => {
-                let built = WebPkiServerVerifier::builder_with_provider(roots, provider.into());
-                let built = built.build();
-                return Ok(built.map_err(|error| rustls::Error::General(error.to_string()))?);
-            }
-            Self::Signed(roots) => Some(roots),
-            Self::Anyone => None,
-        };
-        Ok(Arc::new(Nameless { roots, algorithms }))
-    }
-
-    /// `own` is the certificate that is shown to a server that asks for one.
-    pub fn into_config(self, own: Option<Pair>) -> Result<ClientConfig, TlsError> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .dangerous()
-            .with_custom_certificate_verifier(self.verifier()?);
-        Ok(match own {
-            None => builder.with_no_client_auth(),
-            Some(Pair { certified, .. }) => {
-                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
-            }
-        })
-    }
-}
-
-fn system_roots() -> Result<RootCertStore, TlsError> {
-    let mut roots = RootCertStore::empty();
-    // What of the system's is not usable is somebody else's.
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if roots.is_empty() { Err(TlsError::NoRoots) } else { Ok(roots) }
-}
-
 /// The name that a certificate must be for: an address is one, too.
 pub fn server_name(host: &str) -> Result<ServerName<'static>, TlsError> {
     ServerName::try_from(host.to_owned()).map_err(|_| TlsError::Name(host.to_owned()))
-}
-
-/// Does not look whose certificate it is, and without roots not even who has signed it. That the
-/// server holds its key is always checked.
-#[derive(Debug)]
-struct Nameless {
-    roots: Option<Arc<RootCertStore>>,
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-impl ServerCertVerifier for Nameless {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        if let Some(roots) = &self.roots {
-            let parsed = ParsedCertificate::try_from(certificate)?;
-            let all = self.algorithms.all;
-            verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, now, all)?;
-        }
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, certificate, signed, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, certificate, signed, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
 }

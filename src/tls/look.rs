@@ -19,7 +19,8 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::TlsError;
 use super::cert::dates;
-use super::client::{Connector, Trust, own_pair, server_name};
+use super::client::{Connector, own_pair, server_name};
+use super::trust::{self, Trust, Verifier};
 use crate::config::{Origination, UpstreamTls};
 use crate::show::table::harmless;
 
@@ -27,7 +28,7 @@ use crate::show::table::harmless;
 pub struct Look {
     config: ClientConfig,
     name: ServerName<'static>,
-    judge: Option<Arc<dyn ServerCertVerifier>>,
+    judge: Option<Arc<Verifier>>,
 }
 
 impl fmt::Debug for Look {
@@ -66,7 +67,7 @@ impl Look {
             // A system without authorities is no reason not to look.
             false => Trust::of(UpstreamTls::VerifyIdentity, None).ok().flatten(),
         };
-        let judge = judge.map(|trust| trust.verifier()).transpose()?;
+        let judge = judge.map(|trust| Arc::new(trust.into()));
         let name = server_name(settings.tls_server_name.as_deref().unwrap_or(host));
         let (name, judge) = match name {
             Ok(name) => (name, judge),
@@ -94,7 +95,7 @@ impl Look {
 /// Takes any certificate, and notes it. That the server holds its key is checked.
 #[derive(Debug)]
 struct Recorder {
-    judge: Option<Arc<dyn ServerCertVerifier>>,
+    judge: Option<Arc<Verifier>>,
     algorithms: WebPkiSupportedAlgorithms,
     seen: Seen,
 }
@@ -125,7 +126,7 @@ impl ServerCertVerifier for Recorder {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls12_signature(message, certificate, signed, &self.algorithms)
+        trust::verify_tls12_signature(message, certificate, signed, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -134,7 +135,7 @@ impl ServerCertVerifier for Recorder {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls13_signature(message, certificate, signed, &self.algorithms)
+        trust::verify_tls13_signature(message, certificate, signed, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

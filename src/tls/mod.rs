@@ -8,5 +8,8 @@ pub mod reason;
 pub mod server;
 #[cfg(test)]
 mod tests;
+mod trust;
+#[cfg(test)]
+mod trust_tests;
 
 pub use error::{FileError, TlsError};

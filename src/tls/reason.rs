@@ -2,7 +2,7 @@
 
 use std::io;
 
-use rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
+use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, OtherError};
 
 /// What the other side, `peer` ("the server", "the client"), did or is, and what may help.
 pub fn reason(error: &io::Error, peer: &str) -> String {
@@ -44,6 +44,15 @@ fn of_certificate(why: &CertificateError) -> String {
             format!("is for another name ({why}): tls_server_name says which one it must be")
         }
         CertificateError::BadSignature => "has a signature that is wrong".into(),
+        CertificateError::Other(OtherError(why)) => match why.downcast_ref() {
+            Some(webpki::Error::UnsupportedCertVersion) => "is of X.509 version 1, in which nothing says \
+                what it is for: one of version 3 is needed (openssl x509 -req makes it with -extfile)"
+                .into(),
+            Some(webpki::Error::CaUsedAsEndEntity) => "is an authority's own (CA:TRUE), and none of those \
+                in tls_ca: put it there if it is the server's, or make one that is no authority's"
+                .into(),
+            _ => format!("cannot be accepted: {why}"),
+        },
         other => format!("cannot be accepted: {other}"),
     }
 }

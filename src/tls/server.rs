@@ -51,8 +51,8 @@ impl Terminator {
         let builder = match &settings.client_ca {
             None => builder.with_no_client_auth(),
             Some(path) => {
-                let roots = Arc::new(cert::roots("client_ca", path)?);
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
+                let (roots, _) = cert::authorities("client_ca", path)?;
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
                 let cannot = |error| rustls::Error::General(format!("client_ca: {error}"));
                 builder.with_client_cert_verifier(verifier.build().map_err(cannot)?)
             }

@@ -21,7 +21,7 @@ use super::client::{Originator, UpstreamLeg};
 use super::server::Terminator;
 use crate::config::{ClientTls, Origination, Termination, UpstreamTls};
 
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[test]
 fn the_name_that_is_asked_for_chooses_and_the_first_is_for_all_others() {
@@ -217,13 +217,13 @@ fn a_leg_is_the_same_while_its_files_are() {
 }
 
 /// An authority, and what it has signed.
-struct Files {
+pub(super) struct Files {
     folder: TempDir,
     authority: CertifiedIssuer<'static, KeyPair>,
 }
 
 impl Files {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
@@ -232,12 +232,12 @@ impl Files {
         Self { folder, authority }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// A new certificate and its key.
-    fn pair(&self, name: &str) -> [PathBuf; 2] {
+    pub fn pair(&self, name: &str) -> [PathBuf; 2] {
         let now = SystemTime::now();
         self.dated(name, now - DAY, now + DAY)
     }
@@ -260,7 +260,7 @@ impl Files {
         Termination { client_tls: ClientTls::Required, tls_cert, tls_key, client_ca: None }
     }
 
-    fn origination(&self, mode: UpstreamTls) -> Origination {
+    pub fn origination(&self, mode: UpstreamTls) -> Origination {
         let tls_ca = Some(self.path("ca.crt"));
         Origination { upstream_tls: mode, tls_ca, ..Origination::default() }
     }
@@ -270,7 +270,7 @@ fn terminator(settings: &Termination) -> Terminator {
     Terminator::new(settings).unwrap().unwrap()
 }
 
-fn originator(settings: &Origination, host: &str) -> Originator {
+pub(super) fn originator(settings: &Origination, host: &str) -> Originator {
     match UpstreamLeg::new(settings, host).unwrap() {
         UpstreamLeg::Tls(originator) => originator,
         other => panic!("{other:?}"),
@@ -287,7 +287,7 @@ fn client_of(version: &'static SupportedProtocolVersion, files: &Files) -> Clien
         .with_no_client_auth()
 }
 
-fn server_of(
+pub(super) fn server_of(
     version: &'static SupportedProtocolVersion,
     files: &Files,
     name: &str,
@@ -301,15 +301,17 @@ fn server_of(
         .unwrap()
 }
 
-fn shake_hands(
+pub(super) fn shake_hands(
     leg: &Originator,
     server: &Arc<ServerConfig>,
 ) -> Result<(ClientConnection, HandshakeKind), Error> {
-    shake(ClientConnection::new(leg.config.clone(), leg.name.clone())?, server)
+    let (client, kind) = shake(leg.begin()?, server)?;
+    leg.judge(&client)?;
+    Ok((client, kind))
 }
 
 /// Passes bytes until neither side has any left: tickets come after the handshake.
-fn shake(
+pub(super) fn shake(
     mut client: ClientConnection,
     server: &Arc<ServerConfig>,
 ) -> Result<(ClientConnection, HandshakeKind), Error> {
