@@ -262,17 +262,15 @@ impl<'p> Handshake<'p> {
         self.tell_upstream(&response).await
     }
 
-    /// Begins TLS, which was asked for by `request`. A server that is not to be trusted is met inside
-    /// TLS as well: it would count an interrupted handshake.
+    /// Begins TLS, asked for by `request`. A stranger is met inside it too: it counts interruptions.
     async fn secure_upstream(
         &mut self,
         originator: &Originator,
         request: &[u8],
     ) -> Result<(), Failure> {
         let upstream = self.upstream.take().ok_or(GONE)?;
-        let connection = originator.begin();
-        let connection =
-            connection.map_err(|error| Failure::tls(Side::Tidegate, error.to_string()))?;
+        let begun = originator.begin();
+        let connection = begun.map_err(|error| Failure::tls(Side::Tidegate, error.to_string()))?;
         let gateway = self.proxy.upstream.gateway();
         let failed = |error: io::Error| {
             if is_vanished(&error) {
