@@ -37,6 +37,8 @@ const KNOWN: &[&[u8]] = &[
 /// Methods by which a client sends the password as it is, or a token as good as one.
 const IN_CLEAR: &[&[u8]] =
     &[b"mysql_clear_password", b"dialog", b"tidb_auth_token", b"authentication_oci_client"];
+/// Bytes that a password sealed for a [`Key`] has.
+const SEALED: usize = 256;
 /// caching_sha2_password: the server wants the password itself.
 const FULL: &[u8] = &[1, 4];
 /// caching_sha2_password: the proof was enough; the OK packet follows.
@@ -74,8 +76,12 @@ enum State {
     Passing,
     /// The client was asked for the password itself, and answers as its own connection allows.
     Wanted,
+    /// The client has asked for a key.
+    Asking,
     /// The client was given this key, and seals the password for it.
     Sealing(Arc<Key>),
+    /// The client has sealed it for the key that it was given before.
+    Sealed(Vec<u8>),
     /// The server was asked for its key; this is to be sealed for it.
     KeyAsked(Vec<u8>),
 }
@@ -87,7 +93,7 @@ pub enum Step {
     ToClient(Vec<u8>),
     /// Send this payload to the server.
     ToUpstream(Vec<u8>),
-    /// Get a key, tell [`Exchange::has_key`], and send the client what that returns.
+    /// Get the key of the bridge, and go on with what [`Exchange::has_key`] returns.
     NeedKey,
     /// Send this payload to the client: the log-in has succeeded or failed.
     Over(Vec<u8>),
@@ -227,7 +233,10 @@ impl Exchange {
             State::Wanted if payload == [self.key_request()] => match self.client.is_tls {
                 // It does not trust its TLS that far, and seals the password for the server.
                 true => Ok(Step::ToUpstream(payload)),
-                false => Ok(Step::NeedKey),
+                false => {
+                    self.state = State::Asking;
+                    Ok(Step::NeedKey)
+                }
             },
             // No password.
             State::Wanted if payload.len() <= 1 => Ok(Step::ToUpstream(payload)),
@@ -235,15 +244,17 @@ impl Exchange {
                 self.state = State::KeyAsked(payload);
                 Ok(Step::ToUpstream(vec![self.key_request()]))
             }
+            // Some ask for the key once a connection, and change users on it.
+            State::Wanted if payload.len() == SEALED => {
+                self.state = State::Sealed(payload);
+                Ok(Step::NeedKey)
+            }
             // Over a Unix socket clients send it as they would inside TLS.
             State::Wanted if self.client.is_local && payload.last() == Some(&0) => {
                 Ok(Step::ToUpstream(payload))
             }
-            State::Wanted => Err(Unsafe::NotSealed),
-            State::Sealing(key) => {
-                let password = key.open(&payload, &self.nonce).ok_or(Unsafe::NotSealed)?;
-                Ok(Step::ToUpstream(password))
-            }
+            State::Wanted | State::Asking | State::Sealed(_) => Err(Unsafe::NotSealed),
+            State::Sealing(key) => self.open(&key, &payload),
             // The server has not answered yet, and will not be told more before it has.
             state @ State::KeyAsked(_) => {
                 self.state = state;
@@ -253,11 +264,18 @@ impl Exchange {
         }
     }
 
-    /// The key that the client has asked for: the payload to send it.
-    pub fn has_key(&mut self, key: Arc<Key>) -> Vec<u8> {
+    /// The bridge's key, which the client has asked for, or has sealed the password for.
+    pub fn has_key(&mut self, key: Arc<Key>) -> Result<Step, Unsafe> {
+        if let State::Sealed(sealed) = std::mem::replace(&mut self.state, State::Passing) {
+            return self.open(&key, &sealed);
+        }
         let payload = [&[1], key.public.as_bytes()].concat();
         self.state = State::Sealing(key);
-        payload
+        Ok(Step::ToClient(payload))
+    }
+
+    fn open(&self, key: &Key, sealed: &[u8]) -> Result<Step, Unsafe> {
+        key.open(sealed, &self.nonce).map(Step::ToUpstream).ok_or(Unsafe::NotSealed)
     }
 
     /// The byte by which this method asks for a key.

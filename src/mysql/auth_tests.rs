@@ -100,7 +100,7 @@ fn a_server_that_shows_no_key_or_none_that_works_gets_no_password() {
 fn a_password_that_was_sealed_for_the_bridge_is_opened_for_a_server_inside_tls() {
     let mut exchange = asked(PLAIN, TLS);
     assert_eq!(exchange.from_client(vec![2]), Ok(Step::NeedKey));
-    let shown = exchange.has_key(key());
+    let Ok(Step::ToClient(shown)) = exchange.has_key(key()) else { panic!("it is shown the key") };
     let sealed = seal(PASSWORD, NONCE, &shown[1..]).unwrap();
     assert_eq!(
         (shown[0], exchange.from_client(sealed)),
@@ -108,8 +108,22 @@ fn a_password_that_was_sealed_for_the_bridge_is_opened_for_a_server_inside_tls()
     );
     let mut exchange = asked(PLAIN, TLS);
     exchange.from_client(vec![2]).unwrap();
-    exchange.has_key(key());
+    exchange.has_key(key()).unwrap();
     assert_eq!(exchange.from_client(vec![9; 256]), Err(Unsafe::NotSealed));
+}
+
+/// As mysql_async does when it changes users: it has asked on the same connection before.
+#[test]
+fn a_client_that_knows_the_bridges_key_need_not_ask_for_it() {
+    for client in [PLAIN, LOCAL] {
+        let sealed = seal(PASSWORD, NONCE, key().public.as_bytes()).unwrap();
+        let mut exchange = asked(client, TLS);
+        assert_eq!(exchange.from_client(sealed), Ok(Step::NeedKey));
+        assert_eq!(exchange.has_key(key()), Ok(Step::ToUpstream(PASSWORD.to_vec())));
+        let mut exchange = asked(client, TLS);
+        assert_eq!(exchange.from_client(vec![9; 256]), Ok(Step::NeedKey));
+        assert_eq!(exchange.has_key(key()), Err(Unsafe::NotSealed));
+    }
 }
 
 #[test]

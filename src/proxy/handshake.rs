@@ -319,6 +319,10 @@ impl<'p> Handshake<'p> {
                 exchange.from_client(said.map_err(|error| Failure::of(&error, Side::Client))?)?
             }
         };
+        let step = match step {
+            Step::NeedKey => exchange.has_key(self.proxy.sealing_key.get().await?)?,
+            step => step,
+        };
         match step {
             Step::ToClient(payload) => {
                 self.tell_client(&payload).await?;
@@ -328,13 +332,8 @@ impl<'p> Handshake<'p> {
                 self.tell_upstream(&payload).await?;
                 Ok(Some(Side::Upstream))
             }
-            Step::NeedKey => {
-                let key = self.proxy.sealing_key.get().await.ok_or_else(|| {
-                    Failure::tls(Side::Tidegate, "no key can be made for the client's password")
-                })?;
-                self.tell_client(&exchange.has_key(key)).await?;
-                Ok(Some(Side::Client))
-            }
+            // It was taken care of above.
+            Step::NeedKey => Err(GONE),
             Step::Over(payload) => {
                 self.tell_client(&payload).await?;
                 Ok(None)

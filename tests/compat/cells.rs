@@ -31,6 +31,8 @@ pub struct Inputs {
 pub struct Pairing<'a> {
     server: &'a Server,
     program: &'a [String],
+    /// Whether it can log in, without TLS, where MySQL does not remember its password.
+    seals: bool,
     /// What it printed, if all was well, without anything in between: that is the same in all modes in which
     /// it does the same, so that it runs once for them. By what it was told: of TLS, and its files.
     direct: HashMap<(bool, PathBuf), Rc<Run>>,
@@ -69,8 +71,8 @@ impl Inputs {
 }
 
 impl<'a> Pairing<'a> {
-    pub fn new(server: &'a Server, program: &'a [String]) -> Self {
-        Self { server, program, direct: HashMap::new() }
+    pub fn new(server: &'a Server, program: &'a [String], seals: bool) -> Self {
+        Self { server, program, seals, direct: HashMap::new() }
     }
 
     /// Runs the program through `mode`, and direct if it has not run well so yet; or says why neither can be.
@@ -79,14 +81,14 @@ impl<'a> Pairing<'a> {
         let direct = match self.direct.get(&told) {
             Some(direct) => Rc::clone(direct),
             None => {
-                self.server.seed(mode.tls)?;
+                self.server.seed(mode.tls, mode.tls || self.seals)?;
                 Rc::new(self.run_at(self.server.port, mode.tls, inputs))
             }
         };
         if direct.output().is_well() {
             self.direct.insert(told, Rc::clone(&direct));
         }
-        self.server.seed(mode.server_tls)?;
+        self.server.seed(mode.server_tls, mode.tls || self.seals)?;
         let through = mode.start(self.server.address());
         let mut run = self.run_at(through.port, mode.tls, inputs);
         if mode.warm && run.end.is_ok() && through.lent() == 0.0 {

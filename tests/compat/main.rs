@@ -128,7 +128,7 @@ fn run(arguments: &Arguments, selection: &Selection) -> Report {
         for (client, program) in selection.clients.iter().zip(&programs) {
             let mut pairing = match (&server, program) {
                 (Err(why), _) | (_, Err(why)) => Err(why),
-                (Ok(server), Ok(program)) => Ok(Pairing::new(server, program)),
+                (Ok(server), Ok(program)) => Ok(Pairing::new(server, program, client.seals)),
             };
             for mode in &selection.modes {
                 let cell = Cell { server: kind.name, client: client.name, mode: mode.name };

@@ -23,7 +23,7 @@ type Said = Arc<Mutex<Vec<(Sender, Vec<u8>)>>>;
 
 /// Records every session with a server into the folder of its name.
 pub fn record(name: &str, server: &Server) -> Result<(), String> {
-    server.seed(false)?;
+    server.seed(false, true)?;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/compat/transcripts").join(name);
     fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
     runtime().block_on(every_session(&Recorder { folder, server }));

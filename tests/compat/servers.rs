@@ -137,9 +137,10 @@ impl Server {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
     }
 
-    /// Lays out the same data as before every other run. With `tls` the server lets nobody in without.
-    pub fn seed(&self, tls: bool) -> Result<(), String> {
-        runtime().block_on(self.lay_out(tls)).map_err(|error| format!("no data: {error}"))
+    /// Lays out the same data as before every other run. With `tls` the server lets nobody in without; with
+    /// `forget` MySQL does not remember whose passwords it has seen, so that the first log-in is a full one.
+    pub fn seed(&self, tls: bool, forget: bool) -> Result<(), String> {
+        runtime().block_on(self.lay_out(tls, forget)).map_err(|error| format!("no data: {error}"))
     }
 
     /// What is left of a program that has ended: a section as programs print them.
@@ -185,7 +186,7 @@ impl Server {
         Ok(format!("no session is left, and the row is as it was: {}", name.unwrap_or_default()))
     }
 
-    async fn lay_out(&self, tls: bool) -> mysql_async::Result<()> {
+    async fn lay_out(&self, tls: bool, forget: bool) -> mysql_async::Result<()> {
         let mut conn = self.connect().await?;
         conn.query_drop(OTHER).await?;
         let require = if tls { "SSL" } else { "NONE" };
@@ -203,8 +204,9 @@ impl Server {
         for statement in statements(somewhere) {
             let _ = conn.query_drop(statement).await;
         }
-        // MySQL forgets whose passwords it has seen: the first log-in is a full one.
-        conn.query_drop("FLUSH PRIVILEGES").await?;
+        if forget {
+            conn.query_drop("FLUSH PRIVILEGES").await?;
+        }
         conn.disconnect().await
     }
 }

@@ -18,6 +18,9 @@ use crate::toolchains::{CARGO, GO, JAVA, NODE, PYTHON, SHELL};
 pub struct Client {
     pub name: &'static str,
     pub fast: bool,
+    /// Whether it seals a password for MySQL's key where it has no TLS. What does not can log in there only
+    /// while MySQL remembers the password.
+    pub seals: bool,
     /// None for what is built with this program.
     pub toolchain: Option<&'static Toolchain>,
     /// The beginning of its command line, from the folders with its sources and with what was built
@@ -32,30 +35,35 @@ pub const CLIENTS: &[Client] = &[
     Client {
         name: "mariadb-command",
         fast: true,
+        seals: true,
         toolchain: Some(&SHELL),
         command: |sources, _| vec![path(sources, "client"), "mariadb".into()],
     },
     Client {
         name: "mysql-command",
         fast: false,
+        seals: true,
         toolchain: Some(&MYSQL),
         command: |_, built| vec![path(&SHELL.sources(), "client"), path(built, "mysql")],
     },
     Client {
         name: "PyMySQL",
         fast: true,
+        seals: true,
         toolchain: Some(&PYTHON),
         command: |sources, built| python(sources, built, "pymysql_client.py"),
     },
     Client {
         name: "mysql2",
         fast: true,
+        seals: true,
         toolchain: Some(&NODE),
         command: |sources, built| node(sources, built, "mysql2.js"),
     },
     Client {
         name: "mysql_async",
         fast: true,
+        seals: true,
         toolchain: None,
         command: |_, _| {
             let this = env::current_exe().expect("this program has a path");
@@ -65,48 +73,56 @@ pub const CLIENTS: &[Client] = &[
     Client {
         name: "mysql-connector-python",
         fast: false,
+        seals: false,
         toolchain: Some(&PYTHON),
         command: |sources, built| python(sources, built, "connector_client.py"),
     },
     Client {
         name: "aiomysql",
         fast: false,
+        seals: true,
         toolchain: Some(&PYTHON),
         command: |sources, built| python(sources, built, "aiomysql_client.py"),
     },
     Client {
         name: "SQLAlchemy",
         fast: false,
+        seals: true,
         toolchain: Some(&PYTHON),
         command: |sources, built| python(sources, built, "sqlalchemy_client.py"),
     },
     Client {
         name: "mariadb-node",
         fast: false,
+        seals: true,
         toolchain: Some(&NODE),
         command: |sources, built| node(sources, built, "mariadb.js"),
     },
     Client {
         name: "go-sql-driver",
         fast: false,
+        seals: true,
         toolchain: Some(&GO),
         command: |_, built| vec![path(built, "client")],
     },
     Client {
         name: "mysql-connector-j",
         fast: false,
+        seals: true,
         toolchain: Some(&JAVA),
         command: |_, built| java(built, "mysql"),
     },
     Client {
         name: "mariadb-connector-j",
         fast: false,
+        seals: true,
         toolchain: Some(&JAVA),
         command: |_, built| java(built, "mariadb"),
     },
     Client {
         name: "sqlx",
         fast: false,
+        seals: true,
         toolchain: Some(&CARGO),
         command: |_, built| vec![path(built, "debug/tidegate-compat-sqlx")],
     },
