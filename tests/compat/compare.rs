@@ -64,7 +64,7 @@ pub enum Verdict {
     Unsupported,
     /// Nothing can be told from it: it fails without the bridge too.
     FailsDirect(String),
-    /// One line is not the same, where that had to be expected.
+    /// Lines are not the same where that had to be expected; the first of them.
     Excused {
         direct: String,
         through: String,
@@ -103,7 +103,7 @@ impl Output {
     }
 }
 
-/// A section in which one line may differ, where TLS ends at the bridge: what tells of it.
+/// A section in which lines may differ, where TLS ends at the bridge: what tells of it.
 #[derive(Debug)]
 pub struct Excuse {
     pub section: &'static str,
@@ -120,6 +120,7 @@ pub fn both_end(direct: &str, through: &str) -> bool {
         "connection reset",
         "econnreset",
         "unexpected eof",
+        "at eof",
         "closed",
         "bad record mac",
         "cannot decrypt",
@@ -171,11 +172,20 @@ fn verdict(direct: &[String], through: Option<&[String]>, excuse: Option<&Excuse
     let differ: Vec<_> = (0..direct.len().max(through.len()))
         .filter(|line| direct.get(*line) != through.get(*line))
         .collect();
+    // Some drivers say it again at the next statement.
+    let covers = |excuse: &Excuse| {
+        let mut pairs = differ.iter().map(|line| (direct.get(*line), through.get(*line)));
+        pairs.all(|pair| match pair {
+            (Some(direct), Some(through)) => {
+                !through.starts_with(FAILED) && (excuse.covers)(direct, through)
+            }
+            _ => false,
+        })
+    };
+    let is_excused = excuse.is_some_and(covers);
     let line = |lines: &[String]| lines.get(differ[0]).cloned().unwrap_or("nothing more".into());
     let (direct, through) = (line(direct), line(through));
-    let is_excused =
-        |excuse: &Excuse| !through.starts_with(FAILED) && (excuse.covers)(&direct, &through);
-    match excuse.is_some_and(is_excused) && differ.len() == 1 {
+    match is_excused {
         true => Verdict::Excused { direct, through },
         false => Verdict::Different { direct, through },
     }
