@@ -6,7 +6,7 @@
 //! | --- | --- | --- |
 //! | 0 | [`config`] | flags, environment, file and defaults joined into finished values |
 //! | 0 | [`metrics`], [`log`] | what the process tells of itself |
-//! | 0 | [`show`] | text for people: tables, HTML |
+//! | 0 | [`show`] | text for people: tables, HTML, and its files |
 //! | 0 | [`drain`], [`systemd`] | how it ends, and the service manager |
 //! | 1 | [`net`] | listening (TCP and Unix), dialling, socket options, PROXY headers |
 //! | 2 | [`tls`] | TLS with each side: certificates, whom to trust |

@@ -113,11 +113,8 @@ impl App {
     /// of it has changed.
     fn pools(&self, upstreams: &[Arc<Upstream>]) -> Vec<Arc<Pool>> {
         let (threads, most) = (self.threads.len(), self.config.warm_max);
-        let is_warm = |upstream: &&Arc<Upstream>| {
-            let mut users =
-                self.config.listeners.iter().filter(|one| one.upstream == upstream.name());
-            users.any(|listener| listener.pool == config::Pool::Warm)
-        };
+        let is_warm =
+            |upstream: &&Arc<Upstream>| config::lends_warm(&self.config.listeners, upstream.name());
         let pool = |upstream: &Arc<Upstream>| {
             let old = self.pools.iter().find(|old| old.is_of(upstream, most));
             old.cloned().unwrap_or_else(|| {

@@ -37,7 +37,7 @@ pub use error::ConfigError;
 pub use file::{Overrides, Raw, Source, check_variables};
 pub use tls::{ClientTls, Origination, Termination, UpstreamTls};
 pub use unix::{Mode, Owner, UnixSocket};
-pub use validate::unused;
+pub use validate::{lends_warm, unused};
 pub use value::{Bind, Gateway, is_public, overlap};
 
 /// Everything a bridge runs on. `Serialize` writes it in the shape of the file.

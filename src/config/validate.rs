@@ -124,7 +124,7 @@ fn check_warm(
     warm_max: usize,
     config_at: &Source,
 ) -> Result<(), ConfigError> {
-    let warm = upstreams.iter().filter(|upstream| has_warm_listener(upstream, listeners));
+    let warm = upstreams.iter().filter(|upstream| lends_warm(listeners, &upstream.name));
     let wanted: Vec<_> = warm.filter(|upstream| upstream.warm.min > 0).collect();
     let sum: usize = wanted.iter().map(|upstream| upstream.warm.min).sum();
     if sum <= warm_max {
@@ -139,8 +139,9 @@ fn check_warm(
         .hint("warm_max, above all sections, is for all upstreams together"))
 }
 
-fn has_warm_listener(upstream: &Upstream, listeners: &[Listener]) -> bool {
-    let mut users = listeners.iter().filter(|listener| listener.upstream == upstream.name);
+/// Whether a listener of this upstream lends warm connections.
+pub fn lends_warm(listeners: &[Listener], upstream: &str) -> bool {
+    let mut users = listeners.iter().filter(|listener| listener.upstream == upstream);
     users.any(|listener| listener.pool == Pool::Warm)
 }
 
@@ -167,7 +168,7 @@ fn check_admin(
 pub fn unused(config: &Config) -> Vec<String> {
     let mut unused = Vec::new();
     for upstream in &config.upstreams {
-        if upstream.warm != Warm::default() && !has_warm_listener(upstream, &config.listeners) {
+        if upstream.warm != Warm::default() && !lends_warm(&config.listeners, &upstream.name) {
             unused.push(format!(
                 "[upstream.{}]: warm_min and warm_max_age do nothing, as no listener of it has pool = \
                  \"warm\"",

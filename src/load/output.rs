@@ -7,6 +7,11 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::show::file::begin;
+
+/// Of a file that was not there before, less what the umask takes.
+const NEW: u32 = 0o666;
+
 /// A file that will have a report. Until then, whatever is there stays: the run may come to nothing.
 #[derive(Debug)]
 pub struct Output {
@@ -82,7 +87,7 @@ impl Place {
             Err(error) if error.kind() == io::ErrorKind::NotFound => path.into(),
             Err(error) => return Err(error),
         };
-        let (_, partial) = begin(&path)?;
+        let (_, partial) = begin(&path, NEW)?;
         fs::remove_file(partial)?;
         Ok(Self::File(path))
     }
@@ -97,7 +102,7 @@ fn is_open(there: &Metadata) -> bool {
 
 /// At no moment half of it is there.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let (mut file, partial) = begin(path)?;
+    let (mut file, partial) = begin(path, NEW)?;
     let written = file.write_all(text.as_bytes()).and_then(|()| {
         if let Ok(there) = fs::metadata(path) {
             file.set_permissions(there.permissions())?;
@@ -105,16 +110,4 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
         fs::rename(&partial, path)
     });
     written.inspect_err(|_| drop(fs::remove_file(&partial)))
-}
-
-/// The file beside it, empty.
-fn begin(path: &Path) -> io::Result<(File, PathBuf)> {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    match fs::remove_file(&partial) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let file = OpenOptions::new().write(true).create_new(true).open(&partial)?;
-    Ok((file, partial.into()))
 }

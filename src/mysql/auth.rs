@@ -76,12 +76,10 @@ enum State {
     Passing,
     /// The client was asked for the password itself, and answers as its own connection allows.
     Wanted,
-    /// The client has asked for a key.
-    Asking,
+    /// The client has asked for the bridge's key, or has sealed this for it, as it was given it before.
+    KeyNeeded(Option<Vec<u8>>),
     /// The client was given this key, and seals the password for it.
     Sealing(Arc<Key>),
-    /// The client has sealed it for the key that it was given before.
-    Sealed(Vec<u8>),
     /// The server was asked for its key; this is to be sealed for it.
     KeyAsked(Vec<u8>),
 }
@@ -234,7 +232,7 @@ impl Exchange {
                 // It does not trust its TLS that far, and seals the password for the server.
                 true => Ok(Step::ToUpstream(payload)),
                 false => {
-                    self.state = State::Asking;
+                    self.state = State::KeyNeeded(None);
                     Ok(Step::NeedKey)
                 }
             },
@@ -246,14 +244,14 @@ impl Exchange {
             }
             // Some ask for the key once a connection, and change users on it.
             State::Wanted if payload.len() == SEALED => {
-                self.state = State::Sealed(payload);
+                self.state = State::KeyNeeded(Some(payload));
                 Ok(Step::NeedKey)
             }
             // Over a Unix socket clients send it as they would inside TLS.
             State::Wanted if self.client.is_local && payload.last() == Some(&0) => {
                 Ok(Step::ToUpstream(payload))
             }
-            State::Wanted | State::Asking | State::Sealed(_) => Err(Unsafe::NotSealed),
+            State::Wanted | State::KeyNeeded(_) => Err(Unsafe::NotSealed),
             State::Sealing(key) => self.open(&key, &payload),
             // The server has not answered yet, and will not be told more before it has.
             state @ State::KeyAsked(_) => {
@@ -266,7 +264,8 @@ impl Exchange {
 
     /// The bridge's key, which the client has asked for, or has sealed the password for.
     pub fn has_key(&mut self, key: Arc<Key>) -> Result<Step, Unsafe> {
-        if let State::Sealed(sealed) = std::mem::replace(&mut self.state, State::Passing) {
+        let state = std::mem::replace(&mut self.state, State::Passing);
+        if let State::KeyNeeded(Some(sealed)) = state {
             return self.open(&key, &sealed);
         }
         let payload = [&[1], key.public.as_bytes()].concat();

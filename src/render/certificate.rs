@@ -1,10 +1,9 @@
 //! A certificate and its key, for clients of a listener: signed by itself, or by an authority.
 
 use std::fmt;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{self, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf, absolute};
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
@@ -20,6 +19,7 @@ use thiserror::Error;
 use toml::Value;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::show::file::begin;
 use crate::tls::FileError;
 use crate::tls::cert::{not_after, read_chain, read_key};
 
@@ -258,13 +258,7 @@ impl<'p> Authority<'p> {
 
 /// At no moment half of it is there, or more of a key than its owner may see.
 fn write(path: &Path, text: &str, mode: u32) -> io::Result<()> {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    match fs::remove_file(&partial) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&partial)?;
+    let (mut file, partial) = begin(path, mode)?;
     file.write_all(text.as_bytes())?;
     fs::rename(&partial, path)
 }

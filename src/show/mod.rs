@@ -1,4 +1,5 @@
-//! Text for people: tables for terminals, and HTML.
+//! Text for people: tables for terminals, HTML, and the files that it goes to.
 
+pub mod file;
 pub mod html;
 pub mod table;

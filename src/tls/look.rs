@@ -10,7 +10,6 @@ use std::time::SystemTime;
 
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{WebPkiSupportedAlgorithms, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, IpAddr, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use tokio_rustls::TlsConnector;
@@ -20,7 +19,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::TlsError;
 use super::cert::dates;
 use super::client::{Connector, own_pair, server_name};
-use super::trust::{self, Trust, Verifier};
+use super::trust::{Trust, Verifier};
 use crate::config::{Origination, UpstreamTls};
 use crate::show::table::harmless;
 
@@ -84,8 +83,8 @@ impl Look {
     pub fn begin(&self) -> (Connector, Seen) {
         let seen = Seen::default();
         let mut config = self.config.clone();
-        let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
-        let recorder = Recorder { judge: self.judge.clone(), algorithms, seen: seen.clone() };
+        let (judge, anyone) = (self.judge.clone(), Trust::Anyone.into());
+        let recorder = Recorder { judge, anyone, seen: seen.clone() };
         config.dangerous().set_certificate_verifier(Arc::new(recorder));
         let begin = TlsConnector::from(Arc::new(config));
         (Connector { begin, name: self.name.clone(), is_verified: false }, seen)
@@ -96,7 +95,7 @@ impl Look {
 #[derive(Debug)]
 struct Recorder {
     judge: Option<Arc<Verifier>>,
-    algorithms: WebPkiSupportedAlgorithms,
+    anyone: Verifier,
     seen: Seen,
 }
 
@@ -126,7 +125,7 @@ impl ServerCertVerifier for Recorder {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        trust::verify_tls12_signature(message, certificate, signed, &self.algorithms)
+        self.anyone.verify_tls12_signature(message, certificate, signed)
     }
 
     fn verify_tls13_signature(
@@ -135,11 +134,11 @@ impl ServerCertVerifier for Recorder {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        trust::verify_tls13_signature(message, certificate, signed, &self.algorithms)
+        self.anyone.verify_tls13_signature(message, certificate, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        self.anyone.supported_verify_schemes()
     }
 }
 

@@ -118,7 +118,8 @@ fn is_in_time(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Cer
     }
 }
 
-/// Looks at certificates as far as is asked. That the server holds the key is always checked.
+/// Looks at certificates as far as is asked. That the server holds the key is always checked, by the key
+/// alone: the library reads none in a certificate of version 1.
 #[derive(Debug)]
 pub(super) struct Verifier {
     pub trust: Trust,
@@ -156,7 +157,18 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signed, &self.algorithms)
+        let key = key_of(certificate)?;
+        let key = RawPublicKeyEntity::try_from(&key).map_err(|_| CertificateError::BadEncoding)?;
+        // TLS 1.2 does not tell which curve is meant.
+        let meant = self.algorithms.mapping.iter().filter(|(scheme, _)| *scheme == signed.scheme);
+        for algorithm in meant.flat_map(|(_, algorithms)| *algorithms) {
+            match key.verify_signature(*algorithm, message, signed.signature()) {
+                Ok(()) => return Ok(HandshakeSignatureValid::assertion()),
+                Err(webpki::Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_)) => {}
+                Err(_) => return Err(CertificateError::BadSignature.into()),
+            }
+        }
+        Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into())
     }
 
     fn verify_tls13_signature(
@@ -165,43 +177,17 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signed, &self.algorithms)
+        verify_tls13_signature_with_raw_key(
+            message,
+            &key_of(certificate)?,
+            signed,
+            &self.algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
     }
-}
-
-/// As [`rustls::crypto::verify_tls12_signature`], by the key of a certificate of any version.
-pub(super) fn verify_tls12_signature(
-    message: &[u8],
-    certificate: &CertificateDer<'_>,
-    signed: &DigitallySignedStruct,
-    algorithms: &WebPkiSupportedAlgorithms,
-) -> Result<HandshakeSignatureValid, Error> {
-    let key = key_of(certificate)?;
-    let key = RawPublicKeyEntity::try_from(&key).map_err(|_| CertificateError::BadEncoding)?;
-    // TLS 1.2 does not tell which curve is meant.
-    let meant = algorithms.mapping.iter().filter(|(scheme, _)| *scheme == signed.scheme);
-    for algorithm in meant.flat_map(|(_, algorithms)| *algorithms) {
-        match key.verify_signature(*algorithm, message, signed.signature()) {
-            Ok(()) => return Ok(HandshakeSignatureValid::assertion()),
-            Err(webpki::Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_)) => {}
-            Err(_) => return Err(CertificateError::BadSignature.into()),
-        }
-    }
-    Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into())
-}
-
-/// As [`rustls::crypto::verify_tls13_signature`], by the key of a certificate of any version.
-pub(super) fn verify_tls13_signature(
-    message: &[u8],
-    certificate: &CertificateDer<'_>,
-    signed: &DigitallySignedStruct,
-    algorithms: &WebPkiSupportedAlgorithms,
-) -> Result<HandshakeSignatureValid, Error> {
-    verify_tls13_signature_with_raw_key(message, &key_of(certificate)?, signed, algorithms)
 }
 
 fn key_of(certificate: &CertificateDer<'_>) -> Result<SubjectPublicKeyInfoDer<'static>, Error> {
