@@ -157,7 +157,7 @@ impl Counts {
 fn print_row(row: [&str; 8]) {
     let [server, client, mode, same, different, fails, unsupported, excused] = row;
     let row = format!(
-        "{server:8} {client:22} {mode:12} {same:>5} {different:>7} {fails:>12} {unsupported:>12} \
+        "{server:8} {client:22} {mode:19} {same:>5} {different:>7} {fails:>12} {unsupported:>12} \
          {excused:>8}"
     );
     println!("{}", row.trim_end());

@@ -290,7 +290,7 @@ async fn charset(place: &Place) -> Result<()> {
     show_prepared(&mut conn, "SELECT HEX(?) AS h", ("ünï😀",)).await?;
     show(&mut conn, "SELECT name FROM letters ORDER BY name COLLATE utf8mb4_bin").await?;
     show(&mut conn, "SELECT name FROM letters WHERE name = 'b' COLLATE utf8mb4_general_ci").await?;
-    conn.query_drop("SET NAMES latin1 COLLATE latin1_german1_ci").await?;
+    conn.query_drop("SET NAMES latin1 COLLATE latin1_bin").await?;
     show(&mut conn, session).await?;
     show(&mut conn, "SELECT name FROM letters WHERE id IN (4, 5) ORDER BY id").await?;
     conn.disconnect().await

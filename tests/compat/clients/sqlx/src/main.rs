@@ -309,7 +309,7 @@ async fn charset(place: &Place) -> Outcome {
     show(&mut conn, "SELECT name FROM letters ORDER BY name COLLATE utf8mb4_bin").await?;
     show(&mut conn, "SELECT name FROM letters WHERE name = 'b' COLLATE utf8mb4_general_ci").await?;
     conn.close().await?;
-    let options = place.options.clone().charset("latin1").collation("latin1_german1_ci");
+    let options = place.options.clone().charset("latin1").collation("latin1_bin");
     let mut conn = MySqlConnection::connect_with(&options).await?;
     show(&mut conn, session).await?;
     show(&mut conn, "SELECT name FROM letters WHERE id IN (4, 5) ORDER BY id").await?;
