@@ -2,6 +2,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests may block: each has a thread of its own")]
 
+mod support;
+
 use std::collections::BTreeSet;
 use std::env;
 use std::fs;
@@ -13,6 +15,8 @@ use std::process::{Command, Output, Stdio};
 use saphyr_parser::{Event, Parser};
 use tempfile::TempDir;
 use tidegate::lint::{Source, lint};
+
+use support::process::copy_program;
 
 const STARTER: &str = "gateway01-privatelink.us-east-1.prod.aws.tidbcloud.com";
 const DEDICATED: &str = "privatelink-7.abc.clusters.tidb-cloud.com";
@@ -467,9 +471,9 @@ impl Aws {
              esac\n"
         );
         for (name, text) in [("aws", aws.as_str()), ("sleep", "#!/bin/sh\n")] {
-            let mut file = fs::File::create(at(name)).unwrap();
-            file.write_all(text.as_bytes()).unwrap();
-            fs::set_permissions(at(name), fs::Permissions::from_mode(0o755)).unwrap();
+            let written = at("program");
+            fs::write(&written, text).unwrap();
+            copy_program(&written, &at(name));
         }
         Self { folder }
     }

@@ -1,7 +1,8 @@
 //! The host that the bridge runs on.
 
 use std::fs::{self, Permissions};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::io::Read;
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::process::id;
@@ -198,15 +199,19 @@ fn what_has_a_port_is_shown_though_nobody_listens_there() {
     let at = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
     socket.bind(&at.into()).unwrap();
     socket.connect(&other.local_addr().unwrap().into()).unwrap();
-    let accepted = other.accept().unwrap();
+    let socket = TcpStream::from(socket);
+    let (accepted, _) = other.accept().unwrap();
     let doctor =
         || Doctor::bare().flags(&[&Fake::mysql().start().to_string()]).listening(&at.to_string());
     let report = doctor().notes("host.port", "port_taken");
     let shown = shown_by(report.one("host.port"));
     assert!(shown.contains("ESTAB") && shown.contains(&format!("pid={}", id())), "{shown}");
-    // Who ends first keeps the port.
-    drop(socket);
-    drop(accepted);
+    // Who ends first keeps the port. Said, not dropped: a child that another test begins has both for a moment.
+    socket.shutdown(Shutdown::Write).unwrap();
+    assert_eq!((&accepted).read(&mut [0]).unwrap(), 0);
+    accepted.shutdown(Shutdown::Write).unwrap();
+    assert_eq!((&socket).read(&mut [0]).unwrap(), 0);
+    drop((socket, accepted));
     let report = doctor().notes("host.port", "port_taken");
     let shown = shown_by(report.one("host.port"));
     assert!(shown.contains("TIME-WAIT"), "{shown}");

@@ -19,7 +19,7 @@ use serde_json::Value;
 use tempfile::{TempDir, TempPath};
 
 use super::namespace::Namespace;
-use super::process::{Process, command, command_as, output};
+use super::process::{Process, command, command_as, copy_program, output};
 use super::{PATIENCE, threads, until, until_it};
 
 /// A bridge that runs and has said so.
@@ -480,7 +480,7 @@ pub const TIDEGATE: &str = env!("CARGO_BIN_EXE_tidegate");
 pub fn copy_for_all() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    fs::copy(TIDEGATE, folder.path().join("tidegate")).unwrap();
+    copy_program(Path::new(TIDEGATE), &folder.path().join("tidegate"));
     folder
 }
 

@@ -6,6 +6,7 @@
 //! does, so one thread that never ends does all the forking.
 
 use std::io::{self, Read};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc::{Sender, channel};
@@ -91,6 +92,14 @@ pub fn succeed(command: Command) -> String {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{shown}: {}\n{stderr}", output.status);
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// Copies a program to where everybody can run it. A test's own copy could not be run for a moment
+/// (ETXTBSY): a child that another test begins has it open until it becomes its program.
+pub fn copy_program(from: &Path, to: &Path) {
+    let mut install = command("install");
+    install.args(["-m", "755"]).arg(from).arg(to);
+    succeed(install);
 }
 
 /// Whether a program can be started at all.
