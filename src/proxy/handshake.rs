@@ -305,7 +305,7 @@ impl<'p> Handshake<'p> {
         let (Some(client), Some(upstream)) = (&mut self.client, &mut self.upstream) else {
             return Err(GONE);
         };
-        let step = tokio::select! {
+        let mut step = tokio::select! {
             biased;
             said = upstream.next() => {
                 let said = said.map_err(|error| Failure::of(&error, Side::Upstream))?;
@@ -319,24 +319,21 @@ impl<'p> Handshake<'p> {
                 exchange.from_client(said.map_err(|error| Failure::of(&error, Side::Client))?)?
             }
         };
-        let step = match step {
-            Step::NeedKey => exchange.has_key(self.proxy.sealing_key.get().await?)?,
-            step => step,
-        };
-        match step {
-            Step::ToClient(payload) => {
-                self.tell_client(&payload).await?;
-                Ok(Some(if payload == FAST { due } else { Side::Client }))
-            }
-            Step::ToUpstream(payload) => {
-                self.tell_upstream(&payload).await?;
-                Ok(Some(Side::Upstream))
-            }
-            // It was taken care of above.
-            Step::NeedKey => Err(GONE),
-            Step::Over(payload) => {
-                self.tell_client(&payload).await?;
-                Ok(None)
+        loop {
+            match step {
+                Step::ToClient(payload) => {
+                    self.tell_client(&payload).await?;
+                    return Ok(Some(if payload == FAST { due } else { Side::Client }));
+                }
+                Step::ToUpstream(payload) => {
+                    self.tell_upstream(&payload).await?;
+                    return Ok(Some(Side::Upstream));
+                }
+                Step::NeedKey => step = exchange.has_key(self.proxy.sealing_key.get().await?)?,
+                Step::Over(payload) => {
+                    self.tell_client(&payload).await?;
+                    return Ok(None);
+                }
             }
         }
     }

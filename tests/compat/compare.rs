@@ -169,21 +169,16 @@ fn verdict(direct: &[String], through: Option<&[String]>, excuse: Option<&Excuse
         let is_unsupported = direct.iter().any(|line| line.starts_with(UNSUPPORTED));
         return if is_unsupported { Verdict::Unsupported } else { Verdict::Same };
     }
-    let differ: Vec<_> = (0..direct.len().max(through.len()))
-        .filter(|line| direct.get(*line) != through.get(*line))
-        .collect();
+    let mut pairs = direct.iter().zip(through);
+    let first = pairs.clone().take_while(|(direct, through)| direct == through).count();
     // Some drivers say it again at the next statement.
     let covers = |excuse: &Excuse| {
-        let mut pairs = differ.iter().map(|line| (direct.get(*line), through.get(*line)));
-        pairs.all(|pair| match pair {
-            (Some(direct), Some(through)) => {
-                !through.starts_with(FAILED) && (excuse.covers)(direct, through)
-            }
-            _ => false,
+        pairs.all(|(direct, through)| {
+            direct == through || !through.starts_with(FAILED) && (excuse.covers)(direct, through)
         })
     };
-    let is_excused = excuse.is_some_and(covers);
-    let line = |lines: &[String]| lines.get(differ[0]).cloned().unwrap_or("nothing more".into());
+    let is_excused = direct.len() == through.len() && excuse.is_some_and(covers);
+    let line = |lines: &[String]| lines.get(first).cloned().unwrap_or("nothing more".into());
     let (direct, through) = (line(direct), line(through));
     match is_excused {
         true => Verdict::Excused { direct, through },
