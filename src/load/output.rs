@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::show::file::begin;
+use crate::show::file::{begin, replace};
 
 /// Of a file that was not there before, less what the umask takes.
 const NEW: u32 = 0o666;
@@ -65,7 +65,7 @@ impl Output {
         let Self { flag, path, place } = self;
         let written = text.and_then(|text| match place {
             Place::Open(mut file) => file.write_all(text.as_bytes()),
-            Place::File(path) => replace(&path, &text),
+            Place::File(path) => rewrite(&path, &text),
         });
         written.map_err(|source| OutputError { flag, path, source })
     }
@@ -100,14 +100,13 @@ fn is_open(there: &Metadata) -> bool {
     open.any(|open| fs::metadata(open.path()).is_ok_and(|open| of(&open) == of(there)))
 }
 
-/// At no moment half of it is there.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let (mut file, partial) = begin(path, NEW)?;
-    let written = file.write_all(text.as_bytes()).and_then(|()| {
-        if let Ok(there) = fs::metadata(path) {
-            file.set_permissions(there.permissions())?;
+/// With the permissions that it has.
+fn rewrite(path: &Path, text: &str) -> io::Result<()> {
+    replace(path, NEW, |file| {
+        file.write_all(text.as_bytes())?;
+        match fs::metadata(path) {
+            Ok(there) => file.set_permissions(there.permissions()),
+            Err(_) => Ok(()),
         }
-        fs::rename(&partial, path)
-    });
-    written.inspect_err(|_| drop(fs::remove_file(&partial)))
+    })
 }

@@ -19,7 +19,7 @@ use thiserror::Error;
 use toml::Value;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::show::file::begin;
+use crate::show::file::replace;
 use crate::tls::FileError;
 use crate::tls::cert::{not_after, read_chain, read_key};
 
@@ -256,11 +256,9 @@ impl<'p> Authority<'p> {
     }
 }
 
-/// At no moment half of it is there, or more of a key than its owner may see.
+/// At no moment more of a key is there than its owner may see.
 fn write(path: &Path, text: &str, mode: u32) -> io::Result<()> {
-    let (mut file, partial) = begin(path, mode)?;
-    file.write_all(text.as_bytes())?;
-    fs::rename(&partial, path)
+    replace(path, mode, |file| file.write_all(text.as_bytes()))
 }
 
 impl Name {
